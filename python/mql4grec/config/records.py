@@ -1,0 +1,275 @@
+"""Typed settings, one record per room.
+
+The defaults are the paper's. Annotations give types and ranges, comments units and meaning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Modality = Literal["text", "image"]
+Task = Literal[
+    "seqrec",
+    "seqimage",
+    "item2image",
+    "image2item",
+    "seqitem2image",
+    "seqimage2item",
+    "fusionseqrec",
+    "fgfusionseqrec",
+]
+FaultPolicy = Literal["drop", "error"]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+PAPER_TASKS: tuple[Task, ...] = ("seqrec", "seqimage", "item2image", "image2item", "fusionseqrec")
+
+
+class Record(BaseModel):
+    """Base of all settings: unknown keys are faults, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RuntimeSettings(Record):
+    """What a run assumes about the machine; only `precision` is part of a stage's fingerprint."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
+    n_threads: int | None = Field(default=None, gt=0)  # of torch; None: its own choice
+    n_workers: int = Field(default=2, ge=0)  # data-loader processes that open pictures
+    checkpoint_seconds: float = Field(default=60, gt=0)  # the most that an interruption can lose
+    tensorboard: bool = False
+
+
+class DatasetSettings(Record):
+    """One shop: where its files are and how they are laid out.
+
+    Paths are relative to the current directory.
+    """
+
+    name: str = Field(default="demo", pattern=r"^[A-Za-z0-9_\-]+$")
+    format: Literal["tables", "recbole", "amazon2018", "amazon2023", "authors", "demo"] = "tables"
+    root: Path | None = None  # recbole, authors: the folder that holds the folder NAME
+    interactions: Path | None = None  # tables, amazon: CSV, Parquet, JSON lines, possibly .gz
+    items: Path | None = None  # the same; None: items known from interactions only
+    images: str | None = None  # pattern of picture files, e.g. "posters/{item_id}.jpg"
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str | None = "timestamp"  # None: the order of the rows is the order in time
+    item_id_column: str = "item_id"  # in the items table
+    title_column: str | None = "title"
+    description_columns: tuple[str, ...] = ("description",)
+    image_column: str | None = None  # path of each item's picture, relative to the table
+    text_index: Path | None = None  # given semantic IDs instead of a translator's
+    image_index: Path | None = None
+    n_items: Positive = 1000  # demo only
+    n_users: Positive = 2000  # demo only
+
+
+class CatalogSettings(Record):
+    """Room `catalog`: which shops, how they are cleaned and split."""
+
+    datasets: tuple[DatasetSettings, ...] = Field(min_length=1)
+    target: str | None = None  # the shop to fine-tune on and recommend for; None: the first
+    k_core: int = Field(default=5, ge=0)  # users and items with fewer events go, iterated; 0: none
+    duplicate_rows: FaultPolicy = "drop"
+    missing_values: FaultPolicy = "drop"
+    unknown_items: FaultPolicy = "drop"  # interactions with items that the items table lacks
+    short_users: FaultPolicy = "drop"  # users with fewer than 3 events
+    bad_timestamps: FaultPolicy = "drop"
+
+
+class TextEncoderSettings(Record):
+    """Room `embeddings`, modality text."""
+
+    kind: Literal["transformers", "hashing", "none"] = "transformers"
+    encoder: str = "huggyllama/llama-7b"
+    """The paper's; a name, a folder, or "minilm" of the extra `encoders`."""
+    batch_size: Positive = 32
+    max_tokens: Positive = 512
+
+
+class ImageEncoderSettings(Record):
+    """Room `embeddings`, modality image."""
+
+    kind: Literal["open_clip", "timm", "none"] = "open_clip"
+    encoder: str = "ViT-L-14"
+    """The paper's; or a timm name, or "efficientnet-lite0" of the extra `encoders`."""
+    weights: str = "openai"  # open_clip tag, "pretrained" (timm), local checkpoint, or "random"
+    batch_size: Positive = 64
+
+
+class EmbeddingsSettings(Record):
+    """Room `embeddings`: the encoders, and what happens to items that have nothing to encode."""
+
+    text: TextEncoderSettings = TextEncoderSettings()
+    image: ImageEncoderSettings = ImageEncoderSettings()
+    missing: Literal["mark", "error"] = "mark"  # pictures or texts that are missing or unreadable
+
+
+class TranslatorSettings(Record):
+    """Room `translator`: one RQ-VAE per modality, trained on all shops together."""
+
+    layers: tuple[Positive, ...] = (2048, 1024, 512, 256, 128, 64)  # hidden widths of the encoder
+    e_dim: Positive = 32
+    num_emb_list: tuple[Annotated[int, Field(ge=2, le=65536)], ...] = Field(
+        default=(256, 256, 256, 256), min_length=2, max_length=8
+    )
+    sk_epsilons: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.0, 0.0, 0.003)
+    sk_iters: Positive = 50
+    beta: float = Field(default=0.25, ge=0)  # weight of the commitment loss
+    quant_loss_weight: float = Field(default=1.0, ge=0)
+    dropout: Fraction = 0.0
+    kmeans_iters: Positive = 100
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of plain autoencoder before k-means on all rows; 0: the paper's k-means on the first
+    batch of the untrained encoder."""
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    batch_size: Positive = 2048
+    epochs: Positive = 500
+    eval_step: Positive = 2  # epochs
+
+    @model_validator(mode="after")
+    def _one_epsilon_per_level(self) -> Self:
+        if len(self.sk_epsilons) != len(self.num_emb_list):
+            raise ValueError(
+                f"`sk_epsilons`: expected {len(self.num_emb_list)} values, one per level of "
+                f"`num_emb_list`, got {len(self.sk_epsilons)}"
+            )
+        return self
+
+
+class CodesSettings(Record):
+    """Room `codes`: what happens to items that share a semantic ID."""
+
+    policy: Literal["paper"] = "paper"
+    shared: Literal["repair", "refuse"] = "repair"  # for given index files with shared codes
+
+
+class LanguageSettings(Record):
+    """Room `language`: vocabulary and tasks."""
+
+    tokenizer: str = "compact"  # or the folder of a T5 tokenizer, which is then extended
+    n_prompt_tokens: Positive = 4
+    max_his_len: Positive = 20  # items
+    samples: Literal["prefixes", "longest", "windows"] = "prefixes"
+    """Training pairs: every prefix of a history; the longest; random windows, new each epoch."""
+
+
+class TrainingSettings(Record):
+    """One training of the T5."""
+
+    datasets: tuple[str, ...] = ()  # names; pre-training only, empty: no pre-training
+    tasks: tuple[Task, ...] = Field(default=PAPER_TASKS, min_length=1)
+    lr: float = Field(default=5e-4, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: Fraction = 0.01  # of all steps
+    weight_decay: float = Field(default=0.01, ge=0)
+    batch_size: Positive = 1024  # samples of one optimizer step, over all processes
+    micro_batch_size: Positive = 128  # samples of one forward pass
+    epochs: Positive = 200
+    samples_per_epoch: int | None = Field(default=None, gt=0)  # a random part; None: all of them
+    patience: Positive = 10  # epochs without a better validation loss
+    max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
+
+
+PRETRAIN = TrainingSettings(
+    tasks=("seqrec", "seqimage"),
+    lr=1e-3,
+    schedule="constant",
+    warmup=1 / 30,
+    batch_size=4096,
+    epochs=30,
+)
+
+
+class RecommenderSettings(Record):
+    """Room `recommender`: the T5 and its two trainings."""
+
+    d_model: Positive = 128
+    d_ff: Positive = 1024
+    d_kv: Positive = 64
+    num_heads: Positive = 6
+    num_layers: Positive = 4
+    num_decoder_layers: Positive = 4
+    dropout: Fraction = 0.1
+    pretrain: TrainingSettings = PRETRAIN
+    finetune: TrainingSettings = TrainingSettings()
+
+
+class DecodingSettings(Record):
+    """Room `decoding`: beam search constrained by the trie."""
+
+    n_beams: Positive = 20
+    batch_size: Positive = 64  # users
+
+
+class EvaluationSettings(Record):
+    """Room `evaluation`: fusion, baselines, intervals."""
+
+    fusion: Literal["alpha", "authors"] = "alpha"
+    alpha: Fraction = 0.5  # weight of the text ranking
+    remove_seen: bool = False  # drop items of the history from all rankings, baselines too
+    n_bootstrap: Positive = 1000
+    item_knn_shrink: float = Field(default=50, ge=0)
+    ease_lambda: float = Field(default=100, gt=0)
+    decay: Fraction = 0.8  # of a history event's weight per later event, item-kNN and EASE^R
+    ease_max_items: Positive = 20_000  # EASE^R inverts an N x N matrix
+
+
+class ReportSettings(Record):
+    """Room `report`: one HTML page."""
+
+    n_users: int = Field(default=6, ge=0)  # examples
+    n_points: Positive = 2000  # of each map
+
+
+class Settings(Record):
+    """All settings of a run."""
+
+    name: str = Field(default="demo", pattern=r"^[A-Za-z0-9_\-]+$")
+    run_dir: Path | None = None  # None: runs/NAME
+    seed: int = Field(default=2025, ge=0, lt=2**32)
+    runtime: RuntimeSettings = RuntimeSettings()
+    catalog: CatalogSettings
+    embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    translator: TranslatorSettings = TranslatorSettings()
+    codes: CodesSettings = CodesSettings()
+    language: LanguageSettings = LanguageSettings()
+    recommender: RecommenderSettings = RecommenderSettings()
+    decoding: DecodingSettings = DecodingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    report: ReportSettings = ReportSettings()
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return self.run_dir or Path("runs") / self.name
+
+    @property
+    def target(self) -> DatasetSettings:
+        """The shop to fine-tune on and to recommend for."""
+        name = self.catalog.target
+        found = [shop for shop in self.catalog.datasets if name in (None, shop.name)]
+        return found[0]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [shop.name for shop in self.catalog.datasets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`catalog.datasets`: expected distinct names, got {names}")
+        if self.catalog.target is not None and self.catalog.target not in names:
+            raise ValueError(
+                f"`catalog.target`: expected one of {names}, got {self.catalog.target!r}"
+            )
+        if unknown := [n for n in self.recommender.pretrain.datasets if n not in names]:
+            raise ValueError(
+                f"`recommender.pretrain.datasets`: expected some of {names}, got {unknown}"
+            )
+        return self
