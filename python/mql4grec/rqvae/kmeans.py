@@ -1,0 +1,75 @@
+"""K-means in torch: the first codebooks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mql4grec.rqvae.assignment import nearest
+
+
+@torch.no_grad()
+def kmeans(
+    rows: Tensor, *, n_clusters: int, n_iters: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cluster rows by Lloyd's algorithm from a k-means++ start.
+
+    A cluster that becomes empty gets the row that is farthest from its centre. With fewer distinct
+    rows than clusters, the clusters that are left over are random rows plus a little noise.
+
+    Args:
+        rows: float32 (N, E), N >= 1.
+        n_clusters: K.
+        n_iters: The most iterations; it stops once the centres hardly move.
+        generator: Of the start, on the device of `rows`.
+
+    Returns:
+        Centres float32 (K, E), and the nearest one of every row, int64 (N,).
+    """
+    variance = rows.var(0, correction=0).mean()
+    noise = 0.01 * variance.sqrt()
+    centres = _spread(rows, n_clusters=n_clusters, noise=noise, generator=generator)
+    distances, labels = nearest(rows, centres)
+    for _ in range(n_iters):
+        moved = _means(rows, labels, distances, centres)
+        shift = (moved - centres).square().sum()
+        centres = moved
+        distances, labels = nearest(rows, centres)
+        if shift <= 1e-4 * variance:  # scikit-learn's rule
+            break
+    return centres, labels
+
+
+def _spread(rows: Tensor, *, n_clusters: int, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw first centres by k-means++: each with a chance in proportion to its squared distance.
+
+    It looks at no more than 64 rows per cluster, since it takes a pass over them for each.
+    """
+    n_seen = min(len(rows), 64 * n_clusters)
+    order = torch.randperm(len(rows), generator=generator, device=rows.device)
+    seen = rows[order[:n_seen]]  # (S, E)
+    draws = torch.rand(n_clusters, generator=generator, device=rows.device, dtype=torch.float64)
+    jitter = torch.randn(n_clusters, rows.shape[1], generator=generator, device=rows.device)
+    centres = torch.empty(n_clusters, rows.shape[1], device=rows.device)
+    closest = torch.ones(n_seen, device=rows.device)  # any row may be the first centre
+    for cluster in range(n_clusters):
+        used_up = ~closest.any()  # every distinct row is a centre already
+        cumulated = (closest + used_up).cumsum(0, dtype=torch.float64)
+        place = torch.searchsorted(cumulated, draws[cluster] * cumulated[-1], right=True)
+        centres[cluster] = seen[place.clamp_max(n_seen - 1)] + used_up * noise * jitter[cluster]
+        distances = (seen - centres[cluster]).square().sum(1)
+        closest = torch.minimum(closest, distances) if cluster else distances
+    return centres
+
+
+def _means(rows: Tensor, labels: Tensor, distances: Tensor, centres: Tensor) -> Tensor:
+    """Give every cluster's mean (K, E); empty ones take the rows farthest from their centres."""
+    counts = torch.bincount(labels, minlength=len(centres))
+    sums = torch.zeros_like(centres).index_add_(0, labels, rows)
+    means = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
+    empty = (counts == 0).nonzero()[:, 0]
+    farthest = distances.topk(min(len(empty), len(rows)))
+    takers = empty[: len(farthest.values)]
+    worth = farthest.values[:, None] > 0  # with too few distinct rows the centre stays where it is
+    means[takers] = torch.where(worth, rows[farthest.indices], means[takers])
+    return means

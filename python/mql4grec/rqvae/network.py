@@ -1,0 +1,233 @@
+"""The RQ-VAE: two MLPs with a residual quantizer between them, and its losses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mql4grec.rqvae.assignment import nearest, sinkhorn, squared_distances
+from mql4grec.rqvae.kmeans import kmeans
+
+
+class Losses(NamedTuple):
+    """What one batch costs.
+
+    Attributes:
+        total: Reconstruction + quant_loss_weight x quantization; has a gradient.
+        reconstruction: Mean squared error of the decoder.
+        quantization: Mean over levels of codebook loss + beta x commitment loss.
+    """
+
+    total: Tensor
+    reconstruction: Tensor
+    quantization: Tensor
+
+
+class RQVAE(nn.Module):
+    """Turn an embedding into L codes, and learn to turn the codes back into the embedding.
+
+    The codebooks are zero until `initialise_codebooks` has seen some latents.
+
+    Source:
+        MQL4GRec, section 3.2; sizes and losses as in the authors' code.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        layers: Sequence[int],
+        e_dim: int,
+        num_emb_list: Sequence[int],
+        sk_epsilons: Sequence[float],
+        sk_iters: int = 50,
+        beta: float = 0.25,
+        quant_loss_weight: float = 1.0,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Build the network with Xavier-normal weights and zero biases.
+
+        Args:
+            in_dim: Width D of an embedding.
+            layers: Hidden widths of the encoder; the decoder has them in reverse.
+            e_dim: Width E of a latent and of a codebook's rows.
+            num_emb_list: Number of codes K of each level.
+            sk_epsilons: Sinkhorn's epsilon of each level while training; 0: the nearest code.
+            sk_iters: Sinkhorn's iterations, a part of the recipe rather than convergence.
+            beta: Weight of the commitment loss.
+            quant_loss_weight: Weight of the quantization loss.
+            dropout: Share of inputs dropped before every linear layer.
+            seed: Of the weights.
+
+        Raises:
+            ValueError: If the levels of `num_emb_list` and `sk_epsilons` differ in number.
+        """
+        super().__init__()
+        if len(sk_epsilons) != len(num_emb_list):
+            raise ValueError(
+                f"`sk_epsilons`: expected {len(num_emb_list)} values, one per level of "
+                f"`num_emb_list`, got {len(sk_epsilons)}"
+            )
+        self.in_dim, self.layers, self.e_dim = in_dim, tuple(layers), e_dim
+        self.num_emb_list = tuple(num_emb_list)
+        self.sk_epsilons, self.sk_iters = tuple(sk_epsilons), sk_iters
+        self.beta, self.quant_loss_weight = beta, quant_loss_weight
+        self.dropout = dropout
+        widths = (in_dim, *layers, e_dim)
+        generator = torch.Generator().manual_seed(seed)
+        self.encoder = build_mlp(widths, dropout=dropout, generator=generator)
+        self.decoder = build_mlp(widths[::-1], dropout=dropout, generator=generator)
+        self.codebooks = nn.ParameterList(torch.zeros(n, e_dim) for n in num_emb_list)
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels L."""
+        return len(self.num_emb_list)
+
+    def arguments(self) -> dict[str, object]:
+        """Give what rebuilds this network (weights aside), as keyword arguments that JSON can hold.
+
+        The seed is not among them: weights are loaded over whatever it gave.
+        """
+        return {
+            "in_dim": self.in_dim,
+            "layers": list(self.layers),
+            "e_dim": self.e_dim,
+            "num_emb_list": list(self.num_emb_list),
+            "sk_epsilons": list(self.sk_epsilons),
+            "sk_iters": self.sk_iters,
+            "beta": self.beta,
+            "quant_loss_weight": self.quant_loss_weight,
+            "dropout": self.dropout,
+        }
+
+    def forward(self, embeddings: Tensor) -> Losses:
+        """Encode, quantize, decode, and say what it costs.
+
+        Under autocast only the two MLPs run in lower precision.
+
+        Args:
+            embeddings: float32 (B, D).
+        """
+        latents = self.encoder(embeddings).float()  # (B, E)
+        with torch.autocast(latents.device.type, enabled=False):
+            quantized, quantization = self.quantize(latents)
+        decoded = self.decoder(quantized).float()  # (B, D)
+        reconstruction = functional.mse_loss(decoded, embeddings)
+        total = reconstruction + self.quant_loss_weight * quantization
+        return Losses(total, reconstruction.detach(), quantization.detach())
+
+    def autoencode(self, embeddings: Tensor) -> Losses:
+        """Encode and decode without codes, for the steps before the codebooks exist.
+
+        Args:
+            embeddings: float32 (B, D).
+        """
+        decoded = self.decoder(self.encoder(embeddings)).float()
+        reconstruction = functional.mse_loss(decoded, embeddings)
+        return Losses(reconstruction, reconstruction.detach(), torch.zeros_like(reconstruction))
+
+    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Replace each latent by the sum of its codes' vectors, one code per level.
+
+        Args:
+            latents: float32 (B, E).
+
+        Returns:
+            The sums (B, E), whose gradient goes straight to `latents`; and the quantization loss.
+
+        Source:
+            The authors' code. There the straight-through estimator stands inside every level, so
+            a residual after the first level has no gradient: the encoder gets the commitment loss
+            of the first level only, each codebook the codebook loss of its own level only.
+        """
+        residual = latents
+        losses = []
+        for level, codebook in enumerate(self.codebooks):
+            chosen = codebook[self.choose(residual.detach(), level=level)]  # (B, E)
+            codebook_loss = functional.mse_loss(chosen, residual.detach())
+            commitment = functional.mse_loss(residual, chosen.detach())
+            losses.append(codebook_loss + self.beta * commitment)
+            residual = (residual - chosen).detach()
+        quantized = latents.detach() - residual
+        return latents + (quantized - latents).detach(), torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def choose(self, residual: Tensor, *, level: int) -> Tensor:
+        """Choose a code per row: the nearest; balanced by Sinkhorn while training, if asked for.
+
+        Args:
+            residual: float32 (B, E), what the levels above left over.
+            level: Which codebook.
+
+        Returns:
+            Codes, int64 (B,).
+        """
+        distances = squared_distances(residual, self.codebooks[level])  # (B, K)
+        epsilon = self.sk_epsilons[level]
+        if not self.training or epsilon == 0:
+            return distances.argmin(1)
+        return sinkhorn(distances, epsilon=epsilon, n_iters=self.sk_iters).argmax(1)
+
+    @torch.no_grad()
+    def nearest_codes(self, latents: Tensor) -> Tensor:
+        """Find the nearest code at every level, whatever the mode: Sinkhorn is for training.
+
+        Args:
+            latents: float32 (N, E).
+
+        Returns:
+            Codes, int64 (N, L).
+        """
+        residual = latents
+        codes = []
+        for codebook in self.codebooks:
+            codes.append(nearest(residual, codebook)[1])
+            residual = residual - codebook[codes[-1]]
+        return torch.stack(codes, dim=1)
+
+    @torch.no_grad()
+    def initialise_codebooks(self, latents: Tensor, *, n_iters: int, seed: int) -> None:
+        """Set each codebook to the k-means centres of what the levels above leave over.
+
+        Args:
+            latents: float32 (N, E), of a batch or of all rows.
+            n_iters: The most iterations of k-means.
+            seed: Of the first centres.
+        """
+        generator = torch.Generator(latents.device).manual_seed(seed)
+        residual = latents
+        for codebook in self.codebooks:
+            centres, labels = kmeans(
+                residual, n_clusters=len(codebook), n_iters=n_iters, generator=generator
+            )
+            codebook.copy_(centres)
+            residual = residual - centres[labels]
+
+
+def build_mlp(
+    widths: Sequence[int], *, dropout: float, generator: torch.Generator
+) -> nn.Sequential:
+    """Stack linear layers with ReLU between them and none after the last.
+
+    Args:
+        widths: Of the input and of every layer's output.
+        dropout: Share of inputs dropped before every layer; 0 adds nothing.
+        generator: Of the Xavier-normal weights.
+    """
+    modules: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(widths):
+        linear = nn.Linear(n_in, n_out, device="meta").to_empty(
+            device="cpu"
+        )  # not from torch's seed
+        nn.init.xavier_normal_(linear.weight, generator=generator)
+        nn.init.zeros_(linear.bias)
+        modules += [nn.Dropout(dropout)] if dropout else []
+        modules += [linear, nn.ReLU(inplace=True)]
+    return nn.Sequential(*modules[:-1])
