@@ -1,0 +1,41 @@
+"""Vocabulary and tasks, as whole-array token sequences.
+
+This room knows how an item's codes become token ids, what each task reads and what it must answer,
+and how many samples become one padded batch. Codes turn into token ids by adding an offset, samples
+turn into batches by gathering; no string is ever joined or tokenized on the way. It does not know
+the network that reads the batches.
+"""
+
+from mql4grec.language.batches import (
+    IGNORED,
+    Batch,
+    encode,
+    encode_histories,
+    input_lengths,
+    target_lengths,
+)
+from mql4grec.language.corpus import Corpus, build_corpus, join
+from mql4grec.language.samples import (
+    Samples,
+    training_samples,
+    validation_samples,
+)
+from mql4grec.language.vocabulary import Vocabulary, build_vocabulary, save_tokenizer
+
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Corpus",
+    "Samples",
+    "Vocabulary",
+    "build_corpus",
+    "build_vocabulary",
+    "encode",
+    "encode_histories",
+    "input_lengths",
+    "join",
+    "save_tokenizer",
+    "target_lengths",
+    "training_samples",
+    "validation_samples",
+]
