@@ -1,0 +1,121 @@
+"""Where a training stands: enough to go on from there with the same result to the last bit.
+
+A checkpoint is one safetensors file: weights, optimizer moments, and the position as JSON in its
+header. Dropout and permutations follow from the seed and the position; no generator is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import T5ForConditionalGeneration
+
+from mql4grec import artifacts
+from mql4grec.errors import ArtifactError
+from mql4grec.recommender.model import set_weights, weights
+
+NAME = "checkpoint.safetensors"
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands.
+
+    Attributes:
+        epoch: Number of finished epochs.
+        step: Optimizer steps done in the epoch under way.
+        loss: Sum over the target tokens of these steps.
+        n_tokens: Number of these target tokens.
+        seconds: Of training so far, interruptions not counted.
+        best_epoch: Finished epochs when the validation loss was lowest; 0 before the first.
+        best_loss: That loss per target token.
+        epochs: What is known of every finished epoch, for `history.json`.
+        out_of_time: Whether `max_minutes` have ended the training.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    n_tokens: int = 0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    epochs: tuple[dict[str, Any], ...] = ()
+    out_of_time: bool = False
+
+
+def save(
+    folder: Path,
+    position: Position,
+    *,
+    model: T5ForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    mark: str,
+) -> None:
+    """Write a checkpoint atomically; `mark` says which training it is of."""
+    tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+    header = {"mark": mark, "position": json.dumps(asdict(position))}
+    with artifacts.atomic_path(folder / NAME) as temporary:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
+        )
+
+
+def restore(
+    folder: Path,
+    *,
+    model: T5ForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    mark: str,
+) -> Position:
+    """Read the checkpoint of a folder into model and optimizer; without one, start at the start.
+
+    Raises:
+        ArtifactError: If it cannot be read, or is of another training.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return Position()
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as err:
+        raise ArtifactError(
+            f"`{path}`: expected a checkpoint, got {err}; delete it to start anew"
+        ) from err
+    check_mark(path, found=header["mark"], mark=mark)
+    set_weights(
+        model,
+        {name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."},
+    )
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, number, key = name.split(".", 2)
+        if kind == "optimizer":
+            state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    fields = json.loads(header["position"])
+    return Position(**{**fields, "epochs": tuple(fields["epochs"])})
+
+
+def check_mark(path: Path, *, found: str, mark: str) -> None:
+    """Refuse to go on from the files of another training.
+
+    Raises:
+        ArtifactError: If the marks differ.
+    """
+    if found != mark:
+        raise ArtifactError(
+            f"`{path}`: expected the training {mark}, got {found}, with other settings, data or "
+            "first weights; delete the folder to start anew"
+        )

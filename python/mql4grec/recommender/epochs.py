@@ -1,0 +1,137 @@
+"""Which samples an epoch has, and how they become optimizer steps and forward passes.
+
+Everything here follows from the seed, so a resumed training draws the same epoch again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mql4grec import language
+from mql4grec.config import Task
+from mql4grec.errors import ConfigError, DataError
+from mql4grec.language import Corpus, Samples
+from mql4grec.language.samples import concatenate
+from mql4grec.runtime import Journal
+
+Stage = Literal["pretrain", "finetune"]
+STAGES: tuple[Stage, ...] = ("pretrain", "finetune")
+EPOCH, VALIDATION, DROPOUT = range(3)  # what a seed is for
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The samples of one epoch, in the order of training.
+
+    Attributes:
+        samples: All S samples that there are.
+        order: int64 (S',), rows of `samples` to use; consecutive slices are optimizer steps.
+        input_lengths: int64 (S,), tokens.
+        target_lengths: int64 (S,), tokens that count in the loss.
+    """
+
+    samples: Samples
+    order: NDArray[np.int64]
+    input_lengths: NDArray[np.int64]
+    target_lengths: NDArray[np.int64]
+
+
+def usable_tasks(
+    corpora: Sequence[Corpus], tasks: Sequence[Task], *, stage: Stage, journal: Journal
+) -> tuple[Task, ...]:
+    """Give the tasks that at least one shop has samples of; those that a shop lacks are logged.
+
+    Raises:
+        ConfigError: If none is left.
+    """
+    generator = np.random.default_rng(0)  # how many samples there are does not depend on it
+    left = []
+    for task in dict.fromkeys(tasks):
+        lacking = [
+            corpus.name
+            for corpus in corpora
+            if not len(language.training_samples(corpus, task, generator=generator))
+        ]
+        for name in lacking:
+            journal.log(f"recommender.{stage}.skipped", task=task, dataset=name)
+        if len(lacking) < len(corpora):
+            left.append(task)
+    if not left:
+        raise ConfigError(
+            f"`recommender.{stage}.tasks`: expected one that the data have samples of, "
+            f"got {list(tasks)}; the shops lack the modalities that they read or answer, "
+            "or all histories are shorter than four items"
+        )
+    return tuple(left)
+
+
+def draw_epoch(
+    corpus: Corpus,
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    stage: Stage,
+    number: int,
+    limit: int | None = None,
+) -> Epoch:
+    """Draw and shuffle the samples of epoch `number`; `limit` keeps a random part of them."""
+    generator = np.random.default_rng([seed, STAGES.index(stage), EPOCH, number])
+    samples = concatenate(
+        [language.training_samples(corpus, task, generator=generator) for task in tasks]
+    )
+    return _epoch(corpus, samples, order=generator.permutation(len(samples))[:limit])
+
+
+def validation_epoch(corpus: Corpus, tasks: Sequence[Task], *, seed: int, stage: Stage) -> Epoch:
+    """Give all validation samples; directions are drawn once, so that epochs can be compared.
+
+    Raises:
+        DataError: If there are none.
+    """
+    generator = np.random.default_rng([seed, STAGES.index(stage), VALIDATION])
+    samples = concatenate(
+        [language.validation_samples(corpus, task, generator=generator) for task in tasks]
+    )
+    if not len(samples):
+        raise DataError(
+            f"`recommender.{stage}.tasks`: expected samples to validate on, got none for "
+            f"{list(tasks)} in {corpus.name!r}; add a task that reads histories, such as 'seqrec'"
+        )
+    return _epoch(corpus, samples, order=np.arange(len(samples)))
+
+
+def cut(
+    epoch: Epoch, rows: NDArray[np.int64], *, micro_batch_size: int, n_processes: int
+) -> list[NDArray[np.int64]]:
+    """Cut the samples of one optimizer step into micro-batches of similar length, longest first.
+
+    The gradient of the step is a sum over its samples, so their order is free, and sorting leaves
+    little padding. Process r takes the micro-batches r, r + n_processes, ...
+    """
+    ordered = rows[np.argsort(-epoch.input_lengths[rows], kind="stable")]
+    size = min(micro_batch_size, -(-len(rows) // n_processes))
+    return [ordered[first : first + size] for first in range(0, len(ordered), size)]
+
+
+def dropout_seed(*, seed: int, stage: Stage, step: int, micro_batch: int) -> int:
+    """Give the seed of one forward pass.
+
+    A seed of its own for each makes dropout the same whatever the number of processes, and leaves a
+    checkpoint without generator states to keep.
+    """
+    entropy = [seed, STAGES.index(stage), DROPOUT, step, micro_batch]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _epoch(corpus: Corpus, samples: Samples, *, order: NDArray[np.int64]) -> Epoch:
+    return Epoch(
+        samples=samples,
+        order=order,
+        input_lengths=language.input_lengths(corpus, samples),
+        target_lengths=language.target_lengths(corpus, samples),
+    )
