@@ -1,0 +1,47 @@
+"""Constrained beam search: the T5 writes codes, the trie lets only items through.
+
+This room knows tries, beams and token ids. It does not know what an item is or how its codes were
+made. Its parts:
+
+    rankings    the record that evaluation and report work on; needs no torch
+    trie        semantic IDs to a trie, and back to item rows
+    beams       our own beam search over a T5
+    batches     rankings of many users, batch by batch
+    generate    the trie as a constraint for `transformers.generate`
+
+What needs torch is imported when first used, so that the rooms after this one start fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mql4grec.decoding.rankings import Rankings
+
+if TYPE_CHECKING:
+    from mql4grec.decoding.batches import recommend
+    from mql4grec.decoding.generate import TrieLogitsProcessor, prefix_allowed_tokens_fn
+    from mql4grec.decoding.trie import ItemTrie, build_trie
+
+__all__ = [
+    "ItemTrie",
+    "Rankings",
+    "TrieLogitsProcessor",
+    "build_trie",
+    "prefix_allowed_tokens_fn",
+    "recommend",
+]
+
+PLACES = {
+    "ItemTrie": "trie",
+    "build_trie": "trie",
+    "TrieLogitsProcessor": "generate",
+    "prefix_allowed_tokens_fn": "generate",
+    "recommend": "batches",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in PLACES:
+        raise AttributeError(f"module `{__name__}` has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+    return value
