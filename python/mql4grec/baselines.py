@@ -1,0 +1,292 @@
+"""What a user would pick instead: most popular, item-kNN, EASE^R.
+
+This room knows item rows and histories only, no codes and no T5. All three fit on one set of
+histories and rank from another: for the test, fit on the histories without their last two items
+(the part that T5 trains on), rank from those without the last one. They rank the whole catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.linalg import lapack
+
+from mql4grec.catalog import Histories
+from mql4grec.config import EvaluationSettings
+from mql4grec.decoding import Rankings
+from mql4grec.runtime import SILENT, Journal
+
+CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
+MIRROR_ROWS = 1024  # rows copied at once when a triangle becomes a square
+
+
+class _Common(TypedDict):
+    """What every baseline takes."""
+
+    n_items: int
+    top_k: int
+    remove_seen: bool
+
+
+Scorer = Callable[[sparse.csr_array], NDArray[np.float32]]
+
+
+def rank(
+    histories: Histories,
+    *,
+    n_items: int,
+    settings: EvaluationSettings,
+    top_k: int,
+    journal: Journal = SILENT,
+) -> dict[str, Rankings]:
+    """Rank for the test with every baseline that the catalog's size allows.
+
+    Args:
+        histories: All events of every user; the last one is the test target, the one before the
+            validation target.
+        n_items: N.
+        settings: Of the room `evaluation`.
+        top_k: Length of the lists.
+        journal: Told what is done, and if EASE^R is left out.
+
+    Returns:
+        "popular", "item_knn" and, up to `settings.ease_max_items` items, "ease".
+    """
+    training, inputs = histories.held_out(2), histories.held_out(1)
+    common: _Common = {"n_items": n_items, "top_k": top_k, "remove_seen": settings.remove_seen}
+    rankings = {}
+    with journal.track("baselines", total=3) as advance:
+        rankings["popular"] = most_popular(training, inputs, **common)
+        advance(1)
+        rankings["item_knn"] = item_knn(
+            training, inputs, shrink=settings.item_knn_shrink, decay=settings.decay, **common
+        )
+        advance(1)
+        if n_items <= settings.ease_max_items:
+            rankings["ease"] = ease(
+                training,
+                inputs,
+                regularization=settings.ease_lambda,
+                decay=settings.decay,
+                max_items=settings.ease_max_items,
+                **common,
+            )
+        else:
+            journal.log("baselines.ease_skipped", n_items=n_items, limit=settings.ease_max_items)
+        advance(1)
+    return rankings
+
+
+def most_popular(
+    training: Histories,
+    inputs: Histories,
+    *,
+    n_items: int,
+    top_k: int,
+    remove_seen: bool = False,
+) -> Rankings:
+    """Rank items by the number of their events; the same list for everyone but for seen items.
+
+    Args:
+        training: Histories that are counted.
+        inputs: Histories (U users) to rank from; only their items are used, and only to remove.
+        n_items: N.
+        top_k: Length of the lists.
+        remove_seen: Leave out the items of a user's input.
+
+    Returns:
+        Items (U, min(top_k, N)), scores = number of events; ties by the lower row.
+    """
+    counts = np.bincount(training.items, minlength=n_items).astype(np.float32)  # (N,)
+    # However many of them a user has seen, no list goes further down than these.
+    depth = top_k + (int(inputs.lengths().max(initial=0)) if remove_seen else 0)
+    pool = np.sort(np.argsort(-counts, kind="stable")[:depth]).astype(np.int32)
+    ranking = _rank(
+        lambda weights: np.tile(counts[pool], (weights.shape[0], 1)),
+        _weights(inputs, n_items=n_items, decay=1.0)[:, pool],
+        top_k=top_k,
+        remove_seen=remove_seen,
+    )
+    items = np.where(ranking.items < 0, np.int32(-1), pool[ranking.items])
+    return Rankings(items=items, scores=ranking.scores)
+
+
+def item_knn(
+    training: Histories,
+    inputs: Histories,
+    *,
+    n_items: int,
+    top_k: int,
+    shrink: float = 50.0,
+    decay: float = 0.8,
+    remove_seen: bool = False,
+) -> Rankings:
+    """Rank items by their cosine to the items of the input.
+
+    The similarity of two items is `n_both / (sqrt(n_a * n_b) + shrink)` over the users of
+    `training`; an item is not its own neighbour, and all others are.
+
+    Args:
+        training: Histories from which the similarities come.
+        inputs: Histories (U users) to rank from.
+        n_items: N.
+        top_k: Length of the lists.
+        shrink: Added to the denominator: little evidence counts less.
+        decay: Weight of an input event relative to the next later one.
+        remove_seen: Leave out the items of a user's input.
+
+    Returns:
+        Items (U, min(top_k, N)), scores = weighted sum of cosines; ties by the lower row.
+    """
+    users = _binary(training, n_items=n_items)
+    both = (users.T @ users).tocoo()  # (N, N)
+    norms = np.sqrt(both.diagonal())
+    row, column = both.coords
+    other = row != column
+    row, column = row[other], column[other]
+    cosine = both.data[other] / (norms[row] * norms[column] + np.float32(shrink))
+    similar = sparse.csr_array((cosine, (row, column)), shape=(n_items, n_items))
+    return _rank(
+        lambda weights: (weights @ similar).toarray(),
+        _weights(inputs, n_items=n_items, decay=decay),
+        top_k=top_k,
+        remove_seen=remove_seen,
+    )
+
+
+def ease(
+    training: Histories,
+    inputs: Histories,
+    *,
+    n_items: int,
+    top_k: int,
+    regularization: float = 100.0,
+    decay: float = 0.8,
+    remove_seen: bool = False,
+    max_items: int = 20_000,
+) -> Rankings:
+    """Rank by EASE^R, the linear item-to-item model with a closed form.
+
+    With P the inverse of `X'X + lambda I`, the weights are `-P_ij / P_jj`, 0 on the diagonal.
+
+    Args:
+        training: Histories from which the users-by-items matrix X of zeros and ones comes.
+        inputs: Histories (U users) to rank from.
+        n_items: N.
+        top_k: Length of the lists.
+        regularization: Lambda.
+        decay: Weight of an input event relative to the next later one.
+        remove_seen: Leave out the items of a user's input.
+        max_items: The largest N that is tried: memory grows with its square, time with its cube.
+
+    Returns:
+        Items (U, min(top_k, N)); ties by the lower row.
+
+    Raises:
+        ValueError: If N is above `max_items`, or lambda too small for the matrix to be inverted.
+
+    Source:
+        Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, equation 8.
+    """
+    if n_items > max_items:
+        raise ValueError(
+            f"`n_items`: expected at most {max_items} for EASE^R, got {n_items}; "
+            "leave EASE^R out, or raise `max_items` if memory for N x N floats is there"
+        )
+    linear = _ease_weights(_binary(training, n_items=n_items), regularization=regularization)
+    return _rank(
+        lambda weights: weights @ linear,
+        _weights(inputs, n_items=n_items, decay=decay),
+        top_k=top_k,
+        remove_seen=remove_seen,
+    )
+
+
+def _ease_weights(users: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:
+    """Give the item-to-item weights (N, N), in place: one such matrix is all the memory used."""
+    matrix = (users.T @ users).toarray(order="F")
+    np.fill_diagonal(matrix, matrix.diagonal() + np.float32(regularization))
+    factor, failed = lapack.spotrf(matrix, lower=1, overwrite_a=1)
+    if failed:
+        raise ValueError(
+            f"`regularization`: expected more than {regularization!r} for a matrix that can be "
+            "inverted, got a singular one; raise it"
+        )
+    inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
+    _mirror_lower(inverse)
+    linear: NDArray[np.float32] = inverse.T  # LAPACK's order to C order; symmetric so far
+    linear /= -linear.diagonal()  # column j by P_jj
+    np.fill_diagonal(linear, 0.0)
+    return linear
+
+
+def _mirror_lower(matrix: NDArray[np.float32]) -> None:
+    """Copy the lower triangle onto the upper one, block by block."""
+    for start in range(0, len(matrix), MIRROR_ROWS):
+        stop = min(start + MIRROR_ROWS, len(matrix))
+        block = matrix[start:stop, start:stop]
+        block[:] = np.tril(block) + np.tril(block, -1).T
+        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
+
+
+def _binary(histories: Histories, *, n_items: int) -> sparse.csr_array:
+    """Give the users-by-items matrix of zeros and ones, float32 (U, N)."""
+    matrix = _weights(histories, n_items=n_items, decay=1.0)
+    matrix.data[:] = 1.0  # an item taken twice counts once
+    return matrix
+
+
+def _weights(histories: Histories, *, n_items: int, decay: float) -> sparse.csr_array:
+    """Give the users-by-items matrix of event weights, float32 (U, N).
+
+    The last event of a user weighs 1, each earlier one `decay` times the next later one; repeated
+    items add up.
+    """
+    lengths = np.diff(histories.offsets)
+    ends = np.repeat(histories.offsets[1:], lengths)
+    age = ends - 1 - np.arange(len(histories.items))
+    matrix = sparse.csr_array(
+        ((decay**age).astype(np.float32), histories.items, histories.offsets),
+        shape=(histories.n_users, n_items),
+        copy=True,  # the next line sorts in place
+    )
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _rank(scorer: Scorer, inputs: sparse.csr_array, *, top_k: int, remove_seen: bool) -> Rankings:
+    """Score and cut chunk by chunk, so that no (U, N) matrix is ever held."""
+    n_users, n_items = inputs.shape
+    width = min(top_k, n_items)
+    items = np.empty((n_users, width), np.int32)
+    scores = np.empty((n_users, width), np.float32)
+    rows = max(1, CHUNK_SCORES // n_items)
+    for start in range(0, n_users, rows):
+        weights = inputs[start : start + rows]
+        chunk = np.asarray(scorer(weights), np.float32)  # (rows, N)
+        if remove_seen:
+            # Stored entries, not non-zero ones: an old event's weight can underflow to 0.
+            chunk[weights.tocoo().coords] = -np.inf
+        items[start : start + rows], scores[start : start + rows] = _top(chunk, k=width)
+    return Rankings(items=np.where(np.isneginf(scores), np.int32(-1), items), scores=scores)
+
+
+def _top(scores: NDArray[np.float32], *, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find the k best columns of every row, best first, ties by the lower column.
+
+    A partition alone picks any of the columns that tie for the last place, and there are many where
+    most scores are 0.
+    """
+    n_columns = scores.shape[1]
+    last = np.partition(scores, n_columns - k, axis=1)[:, n_columns - k, None]  # (B, 1)
+    above, equal = scores > last, scores == last
+    room = k - above.sum(axis=1, keepdims=True)
+    kept = above | (equal & (equal.cumsum(axis=1) <= room))
+    columns = np.nonzero(kept)[1].reshape(len(scores), k)  # ascending in each row
+    values = np.take_along_axis(scores, columns, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)

@@ -1,0 +1,209 @@
+"""Baselines against dense formulas on small data, and against known figures on real data."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mql4grec import baselines, evaluation
+from mql4grec.catalog import Histories
+from mql4grec.config import EvaluationSettings
+from mql4grec.decoding import Rankings
+
+INSTRUMENTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "Instruments"
+N_ITEMS = 9
+
+
+def histories(items: Sequence[Sequence[int]]) -> Histories:
+    offsets = np.cumsum([0, *(len(history) for history in items)]).astype(np.int64)
+    return Histories(offsets=offsets, items=np.concatenate(items).astype(np.int32))
+
+
+def shop(seed: int = 0, n_users: int = 40) -> Histories:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, 8, n_users)
+    return histories([generator.integers(0, N_ITEMS, length).tolist() for length in lengths])
+
+
+def dense(events: Histories, decay: float = 1.0) -> np.ndarray:
+    matrix = np.zeros((events.n_users, N_ITEMS))
+    for user in range(events.n_users):
+        for age, item in enumerate(reversed(events.of(user).tolist())):
+            matrix[user, item] += decay**age
+    return matrix
+
+
+def check(ranking: Rankings, scores: np.ndarray, *, top_k: int) -> None:
+    """Compare the scores, and the items wherever no other item has nearly the same score."""
+    assert ranking.items.dtype == np.int32
+    assert ranking.scores.dtype == np.float32
+    best = -np.sort(-scores, axis=1)[:, :top_k]
+    np.testing.assert_allclose(ranking.scores, best, rtol=1e-4, atol=1e-5)
+    own = np.take_along_axis(scores, ranking.items.astype(int), axis=1)
+    np.testing.assert_allclose(own, best, rtol=1e-4, atol=1e-5)
+    assert all(len(set(row)) == len(row) for row in ranking.items.tolist())
+
+
+def test_most_popular() -> None:
+    training = histories([[2, 2, 5], [5, 1], [2]])
+    ranking = baselines.most_popular(training, histories([[0], [2]]), n_items=7, top_k=4)
+    # Items 0, 3, 4 and 6 tie at no event: the lower row comes first.
+    assert ranking.items.tolist() == [[2, 5, 1, 0]] * 2
+    assert ranking.scores.tolist() == [[3, 2, 1, 0]] * 2
+    unseen = baselines.most_popular(
+        training, histories([[0], [2]]), n_items=7, top_k=4, remove_seen=True
+    )
+    assert unseen.items.tolist() == [[2, 5, 1, 3], [5, 1, 0, 3]]
+
+
+@pytest.mark.parametrize(("shrink", "decay"), [(0.0, 1.0), (20.0, 0.8)])
+def test_item_knn_equals_the_dense_formula(shrink: float, decay: float) -> None:
+    events = shop()
+    training, inputs = events.held_out(2), events.held_out(1)
+    binary = (dense(training) > 0).astype(float)
+    both = binary.T @ binary
+    norm = np.sqrt(np.diag(both))
+    cosine = both / (np.outer(norm, norm) + shrink)
+    np.fill_diagonal(cosine, 0)
+    ranking = baselines.item_knn(
+        training, inputs, n_items=N_ITEMS, top_k=5, shrink=shrink, decay=decay
+    )
+    check(ranking, dense(inputs, decay) @ cosine, top_k=5)
+
+
+def test_ease_equals_the_dense_formula() -> None:
+    events = shop(1)
+    training, inputs = events.held_out(2), events.held_out(1)
+    binary = (dense(training) > 0).astype(float)
+    inverse = np.linalg.inv(binary.T @ binary + 3.0 * np.eye(N_ITEMS))
+    linear = -inverse / np.diag(inverse)
+    np.fill_diagonal(linear, 0)
+    ranking = baselines.ease(
+        training, inputs, n_items=N_ITEMS, top_k=5, regularization=3.0, decay=0.7
+    )
+    check(ranking, dense(inputs, 0.7) @ linear, top_k=5)
+
+
+def test_a_triangle_larger_than_a_block_is_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "MIRROR_ROWS", 2)
+    test_ease_equals_the_dense_formula()
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = shop(2)
+    whole = baselines.item_knn(events, events, n_items=N_ITEMS, top_k=4)
+    monkeypatch.setattr(baselines, "CHUNK_SCORES", 3 * N_ITEMS)
+    parts = baselines.item_knn(events, events, n_items=N_ITEMS, top_k=4)
+    np.testing.assert_array_equal(whole.items, parts.items)
+
+
+def test_histories_are_not_touched() -> None:
+    events = shop(3)
+    before = events.items.copy()
+    baselines.item_knn(events, events, n_items=N_ITEMS, top_k=4)
+    np.testing.assert_array_equal(events.items, before)
+
+
+@pytest.mark.parametrize("baseline", [baselines.most_popular, baselines.item_knn, baselines.ease])
+def test_removing_seen_items_equals_removing_them_from_the_full_list(
+    baseline: Callable[..., Rankings],
+) -> None:
+    events = shop(4)
+    full = baseline(events, events, n_items=N_ITEMS, top_k=N_ITEMS)
+    removed = baseline(events, events, n_items=N_ITEMS, top_k=N_ITEMS, remove_seen=True)
+    expected = evaluation.remove_seen(full, events)
+    np.testing.assert_array_equal(removed.items, expected.items)
+    np.testing.assert_array_equal(removed.scores, expected.scores)
+
+
+def test_seen_items_of_the_far_past_are_removed_too() -> None:
+    long = histories([[0] + [1, 2] * 300])  # 0.5 ** 600 underflows
+    ranking = baselines.item_knn(long, long, n_items=4, top_k=4, decay=0.5, remove_seen=True)
+    assert ranking.items.tolist() == [[3, -1, -1, -1]]
+
+
+def test_lists_are_no_longer_than_the_catalog() -> None:
+    events = shop(5)
+    assert baselines.most_popular(events, events, n_items=N_ITEMS, top_k=50).items.shape[1] == 9
+
+
+def test_a_user_without_history_gets_a_list() -> None:
+    ranking = baselines.item_knn(shop(), histories([[], [1]]), n_items=N_ITEMS, top_k=3)
+    assert ranking.items[0].tolist() == [0, 1, 2]
+    assert ranking.scores[0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_ease_refuses_a_catalog_above_its_limit() -> None:
+    with pytest.raises(ValueError, match="n_items") as caught:
+        baselines.ease(shop(), shop(), n_items=N_ITEMS, top_k=2, max_items=8)
+    assert str(caught.value) == (
+        "`n_items`: expected at most 8 for EASE^R, got 9; "
+        "leave EASE^R out, or raise `max_items` if memory for N x N floats is there"
+    )
+
+
+def test_ease_refuses_a_singular_matrix() -> None:
+    with pytest.raises(ValueError, match=r"expected more than -40\.0 for a matrix"):
+        baselines.ease(shop(), shop(), n_items=N_ITEMS, top_k=2, regularization=-40.0)
+
+
+def test_rank_fits_without_the_last_two_and_ranks_from_all_but_the_last() -> None:
+    events = shop(6)
+    settings = EvaluationSettings()
+    ranked = baselines.rank(events, n_items=N_ITEMS, settings=settings, top_k=4)
+    assert list(ranked) == ["popular", "item_knn", "ease"]
+    expected = baselines.ease(
+        events.held_out(2), events.held_out(1), n_items=N_ITEMS, top_k=4, regularization=100
+    )
+    np.testing.assert_array_equal(ranked["ease"].items, expected.items)
+    small = EvaluationSettings(ease_max_items=8)
+    assert list(baselines.rank(events, n_items=N_ITEMS, settings=small, top_k=4)) == [
+        "popular",
+        "item_knn",
+    ]
+
+
+@pytest.fixture(scope="module")
+def instruments() -> Histories:
+    path = INSTRUMENTS / "Instruments.inter.json"
+    if not path.exists():
+        pytest.skip(f"{path}: the Amazon Instruments histories are not there")
+    users = json.loads(path.read_text())
+    return histories([users[user] for user in sorted(users, key=int)])
+
+
+FIGURES = {  # HR@1, HR@5, HR@10, NDCG@5, NDCG@10 on the test split, tuned on validation
+    ("popular", False): (0.0063, 0.0370, 0.0638, 0.0211, 0.0298),
+    ("item_knn", False): (0.0832, 0.1126, 0.1349, 0.0975, 0.1046),
+    ("item_knn", True): (0.0933, 0.1207, 0.1439, 0.1074, 0.1148),
+    ("ease", False): (0.0730, 0.1175, 0.1418, 0.0959, 0.1037),
+    ("ease", True): (0.0950, 0.1303, 0.1519, 0.1132, 0.1202),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("remove_seen", [False, True])
+def test_figures_on_instruments(instruments: Histories, remove_seen: bool) -> None:
+    settings = EvaluationSettings(remove_seen=remove_seen)
+    ranked = baselines.rank(instruments, n_items=6250, settings=settings, top_k=20)
+    for (name, removed), figures in FIGURES.items():
+        if removed == remove_seen:
+            got = evaluation.metrics(ranked[name], instruments.target(1))
+            assert list(got.values()) == pytest.approx(figures, abs=0.0003), name
+
+
+def test_figures_of_plain_item_knn_on_instruments(instruments: Histories) -> None:
+    ranking = baselines.item_knn(
+        instruments.held_out(2),
+        instruments.held_out(1),
+        n_items=6250,
+        top_k=20,
+        shrink=20,
+        decay=1.0,
+    )
+    got = evaluation.metrics(ranking, instruments.target(1))
+    expected = (0.0798, 0.1075, 0.1277, 0.0933, 0.0998)
+    assert list(got.values()) == pytest.approx(expected, abs=0.0003)
