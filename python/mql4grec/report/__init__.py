@@ -1,0 +1,25 @@
+"""One page to look at, and the rankings as a table.
+
+This room knows how figures become a page: HTML, CSS and SVG by small functions of its own, nothing
+fetched from anywhere. It does not know where a run keeps its files: the pipeline fills one record,
+`ReportData`, and all of its parts may be absent.
+
+    record    what the page shows: `ReportData`, `Example`
+    page      the frame, the summary, the data and the run; `write`
+    results   metrics beside the baselines
+    examples  pictures and titles of some users
+    semantics codes: usage, collisions, maps of the codebooks
+    training  curves of every training
+    axes      round ticks, pixels, labels that do not overlap
+    charts    lines, bars, strips and points as SVG
+    markup    elements, tables and numbers, escaped
+    maps      vectors in two dimensions
+    rankings  Parquet
+"""
+
+from mql4grec.report.examples import choose_examples
+from mql4grec.report.page import write
+from mql4grec.report.rankings import write_rankings
+from mql4grec.report.record import Example, ReportData
+
+__all__ = ["Example", "ReportData", "choose_examples", "write", "write_rankings"]

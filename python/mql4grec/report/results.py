@@ -1,0 +1,143 @@
+"""Metrics of the generative rankings beside those of the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mql4grec.report.charts import Bar, bar_chart
+from mql4grec.report.markup import (
+    NO_VALUE,
+    NOTHING,
+    Html,
+    count,
+    element,
+    join,
+    paragraph,
+    percent,
+    row,
+    section,
+    table,
+    text,
+)
+
+GENERATIVE = {"fused": "Fused", "text": "Text", "image": "Image"}
+BASELINES = {"popular": "Most popular", "item_knn": "Item-kNN", "ease": "EASE\u1d3f"}
+COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+CHARTED = {
+    "HR@10": "HR@10: next item among the first ten, share of users",
+    "NDCG@10": "NDCG@10: the same, a hit at the top counts more",
+}
+
+
+def results(metrics: Mapping[str, Any] | None) -> Html:
+    """Show every ranking's figures as a table and as bars."""
+    if not metrics or not metrics.get("rankings"):
+        return section("results", "Results", paragraph("This run has not been evaluated."))
+    rankings, intervals = metrics["rankings"], metrics.get("intervals") or {}
+    note = (
+        "Leave-one-out over the whole catalog: for every user, the last item of the history is to "
+        "be found among all items. HR@k is the share of users for whom it is among the first k; "
+        "NDCG@k weighs it by its rank. The best figure of each column is marked."
+    )
+    if intervals:
+        note += " Below each figure and as whiskers: its bootstrap interval over users."
+    charts = [
+        bar_chart(_bars(metric, rankings, intervals), title=title)
+        for metric, title in CHARTED.items()
+        if all(metric in found for found in rankings.values())
+    ]
+    return section(
+        "results",
+        "Results",
+        paragraph(note),
+        _table(rankings, intervals),
+        element("div", *charts, class_="charts") if charts else NOTHING,
+    )
+
+
+def summary(metrics: Mapping[str, Any] | None) -> Html:
+    """Say in a sentence how the main ranking does beside the best baseline."""
+    rankings = (metrics or {}).get("rankings") or {}
+    ours = [name for name in GENERATIVE if "HR@10" in rankings.get(name, {})]
+    if not metrics or not ours:
+        return NOTHING
+    theirs = [name for name in BASELINES if "HR@10" in rankings.get(name, {})]
+    users = f" of {count(metrics['n_users'])} users" if "n_users" in metrics else " of users"
+    said = (
+        f"The {GENERATIVE[ours[0]].lower()} ranking has the true next item among its first ten for "
+        f"{percent(rankings[ours[0]]['HR@10'])}{users}"
+    )
+    if theirs:
+        best = max(theirs, key=lambda name: rankings[name]["HR@10"])
+        said += f"; the best baseline, {BASELINES[best]}, for {percent(rankings[best]['HR@10'])}"
+    return paragraph(said + ".", class_="summary")
+
+
+def _order(rankings: Mapping[str, Any]) -> list[list[str]]:
+    """Group the rankings' names: generative, baselines, any others."""
+    known = [*GENERATIVE, *BASELINES]
+    others = [name for name in rankings if name not in known]
+    groups = [list(GENERATIVE), list(BASELINES), others]
+    return [[name for name in group if name in rankings] for group in groups]
+
+
+def _title(name: str) -> str:
+    return {**GENERATIVE, **BASELINES}.get(name, name)
+
+
+def _bars(metric: str, rankings: Mapping[str, Any], intervals: Mapping[str, Any]) -> Sequence[Bar]:
+    bars = []
+    for group in _order(rankings):
+        for name in group:
+            low_high = intervals.get(name, {}).get(metric)
+            bars.append(
+                Bar(
+                    _title(name),
+                    float(rankings[name][metric]),
+                    (float(low_high[0]), float(low_high[1])) if low_high else None,
+                    "c1" if name in GENERATIVE else "c0",
+                )
+            )
+    return bars
+
+
+def _table(rankings: Mapping[str, Any], intervals: Mapping[str, Any]) -> Html:
+    present = [metric for metric in COLUMNS if any(metric in found for found in rankings.values())]
+    best = {m: max(found[m] for found in rankings.values() if m in found) for m in present}
+    bodies = []
+    for title, group in zip(("Generative", "Baselines", "Others"), _order(rankings), strict=True):
+        rows = [
+            row(
+                text(_title(name)),
+                [
+                    _cell(rankings[name], m, best[m], intervals.get(name, {}).get(m))
+                    for m in present
+                ],
+            )
+            for name in group
+        ]
+        bodies.append([_group_row(title, len(present)), *rows] if rows else [])
+    return table(bodies, caption="Rankings on the test items", header=("Ranking", *present))
+
+
+def _group_row(title: str, n_columns: int) -> Html:
+    heading = element("th", text(title), scope="rowgroup", colspan=n_columns + 1)
+    return element("tr", heading, class_="group")
+
+
+def _cell(
+    found: Mapping[str, float], metric: str, best: float, interval: Sequence[float] | None
+) -> Html:
+    if metric not in found:
+        return text(NO_VALUE)
+    spelt = text(f"{found[metric]:.4f}")
+    parts = [
+        element("strong", spelt, element("span", text(" (best)"), class_="unseen"), class_="best")
+        if found[metric] == best
+        else spelt
+    ]
+    if interval is not None:
+        ends = f"{interval[0]:.4f}{NO_VALUE}{interval[1]:.4f}"
+        parts.append(element("small", text(ends)))
+    return join(parts)

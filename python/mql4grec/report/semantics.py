@@ -1,0 +1,155 @@
+"""Semantic IDs: how the codes are used, what collided, how the codebooks lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mql4grec.config import Modality
+from mql4grec.report.charts import Cloud, colour, scatter, strip
+from mql4grec.report.maps import codebook_map
+from mql4grec.report.markup import (
+    NO_BREAK,
+    NO_VALUE,
+    Html,
+    amount,
+    count,
+    element,
+    paragraph,
+    percent,
+    row,
+    section,
+    table,
+    text,
+)
+from mql4grec.report.record import ReportData
+
+if TYPE_CHECKING:
+    from mql4grec.codes import CollisionReport, SemanticIds
+
+USAGE = (
+    "An item's semantic ID is one code per level, coarse to fine. Bars: items per code, the most "
+    "used code first, each strip on a scale of its own; the dashed line is even use. Perplexity is "
+    "the number of codes in effective use: all of them if use is even."
+)
+COLLISIONS = (
+    "Items that share a semantic ID cannot be told apart; repair moves all but one of each group "
+    "to other codes. The collision rate is 1 minus the number of different semantic IDs per item."
+)
+MAP = (
+    "The vectors of all codes, brought to two dimensions by t-SNE: near means alike, axes and "
+    "distances between groups mean nothing. Codes that no item of this shop uses are faint."
+)
+
+
+def semantics(data: ReportData) -> Html:
+    """Show usage and collisions of the codes, and maps of the codebooks."""
+    parts: list[Html] = []
+    if any(_used(ids) for ids in data.semantic_ids.values()):
+        parts += [element("h3", text("Use of the codes")), paragraph(USAGE)]
+        parts += [
+            _usage(modality, ids) for modality, ids in data.semantic_ids.items() if _used(ids)
+        ]
+    if data.collisions:
+        parts += [element("h3", text("Collisions")), paragraph(COLLISIONS), _collisions(data)]
+    if any(len(found) for found in data.codebooks.values()):
+        maps = [_map(data, modality) for modality, found in data.codebooks.items() if len(found)]
+        parts += [element("h3", text("Codebooks")), paragraph(MAP)]
+        parts.append(element("div", *maps, class_="charts"))
+    elif parts:
+        parts.append(
+            paragraph("The codes were given, so there are no codebooks to draw.", class_="aside")
+        )
+    return section("codes", "Semantic IDs", *parts)
+
+
+def level_counts(ids: SemanticIds) -> list[NDArray[np.int64]]:
+    """Count the items of every code: one int64 (K_l) per level, over items that have codes."""
+    codes = ids.codes[ids.present]  # (P, L)
+    return [
+        np.bincount(codes[:, level], minlength=n_codes).astype(np.int64)
+        for level, n_codes in enumerate(ids.n_codes)
+    ]
+
+
+def perplexity(counts: NDArray[np.int64]) -> float:
+    """Give the number of codes in effective use: exp of the entropy of int64 (K)."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _used(ids: SemanticIds) -> bool:
+    return bool(ids.present.any())
+
+
+def _usage(modality: Modality, ids: SemanticIds) -> Html:
+    n_coded = int(ids.present.sum())
+    caption = f"{modality.capitalize()} codes of {amount(n_coded, 'item')}"
+    if n_coded < len(ids.present):
+        caption += f" ({count(len(ids.present) - n_coded)} more have no {modality})"
+    rows = [_level(level, counts) for level, counts in enumerate(level_counts(ids))]
+    header = ("Level", "Items per code", "Perplexity", "Codes", "Unused", "Most used")
+    return table([rows], caption=caption, header=header, class_="usage")
+
+
+def _level(level: int, counts: NDArray[np.int64]) -> Html:
+    effective, unused = perplexity(counts), int((counts == 0).sum())
+    said = f"level {level + 1}: perplexity {effective:.1f} of {len(counts)}, {unused} codes unused"
+    cells = [
+        strip(counts, colour=colour(level), label=said),
+        text(f"{effective:,.1f}"),
+        text(count(len(counts))),
+        text(count(unused)),
+        text(amount(counts.max(), "item")),
+    ]
+    return row(text(level + 1), cells)
+
+
+def _collisions(data: ReportData) -> Html:
+    # Each row: its name, and how it is spelt for one report.
+    lines: list[tuple[str, Callable[[CollisionReport], str]]] = [
+        ("Items with codes", lambda report: count(report.n_items)),
+        ("Sharing a semantic ID before", lambda report: count(report.n_shared_before)),
+        ("Groups of such items", lambda report: count(report.n_groups_before)),
+        ("Largest group", lambda report: amount(report.largest_group, "item")),
+        ("Collision rate before", lambda report: percent(report.rate_before, digits=2)),
+        ("Collision rate after", lambda report: percent(report.rate_after, digits=2)),
+        ("Moved to other codes", lambda report: count(report.n_moved)),
+        ("First changed at level 1 / 2 / \u2026", lambda report: _levels(report.moved_per_level)),
+        ("Added squared error per moved item", lambda report: _error(report.added_error)),
+    ]
+    rows = [
+        row(text(name), [text(spell(report)) for report in data.collisions.values()])
+        for name, spell in lines
+    ]
+    header = ("Count", *(label.capitalize() for label in data.collisions))
+    return table([rows], caption="Before and after repair", header=header)
+
+
+def _levels(numbers: Sequence[int]) -> str:
+    return f"{NO_BREAK}/{NO_BREAK}".join(count(n) for n in numbers) or NO_VALUE
+
+
+def _error(error: float | None) -> str:
+    return NO_VALUE if error is None else f"{error:.4g}"
+
+
+def _map(data: ReportData, modality: Modality) -> Html:
+    codebooks = data.codebooks[modality]
+    places, levels, codes = codebook_map(codebooks, n_points=data.n_points, seed=data.seed)
+    title = f"{modality.capitalize()} codebooks"
+    if len(places) == 0:
+        return paragraph(f"{title}: no vector in them is finite.", class_="aside")
+    ids = data.semantic_ids.get(modality)
+    clouds = []
+    for level, codebook in enumerate(codebooks):
+        here = levels == level
+        unused = np.zeros(len(codebook), np.bool_)
+        if ids is not None and ids.n_codes[level : level + 1] == (len(codebook),):
+            unused = level_counts(ids)[level] == 0
+        faint = unused[codes[here]]
+        clouds.append(Cloud(f"Level {level + 1}", places[here], faint, colour(level)))
+    return scatter(clouds, title=title)
