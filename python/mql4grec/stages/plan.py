@@ -1,0 +1,111 @@
+"""The stages of a run, in order.
+
+A stage's fingerprint covers its own settings, the identity of the users' files that it reads, and
+the fingerprints of the stages that it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mql4grec.config import MODALITIES, DatasetSettings, Settings
+from mql4grec.errors import ConfigError
+from mql4grec.stages.context import Stage, encoded, modalities
+from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
+from mql4grec.stages.page import report
+from mql4grec.stages.training import decode, evaluate, finetune, pretrain
+
+
+def plan(settings: Settings) -> list[Stage]:
+    """List the stages of a run in order.
+
+    Raises:
+        ConfigError: If a shop has neither text nor image codes to come by.
+    """
+    for shop in settings.catalog.datasets:
+        if not modalities(settings, shop):
+            raise ConfigError(
+                f"`{shop.name}`: expected a modality, got none; set `embeddings.text.kind` or "
+                "`embeddings.image.kind`, or give an index"
+            )
+    stages = [*_plan_items(settings), *_plan_training(settings)]
+    names = [stage.name for stage in stages]
+    return [
+        dataclasses.replace(stage, needs=tuple(n for n in stage.needs if n in names))
+        for stage in stages
+    ]
+
+
+def _plan_items(settings: Settings) -> Iterator[Stage]:
+    """From the shops' files to semantic IDs."""
+    shops = settings.catalog.datasets
+    rules = settings.catalog.model_dump(mode="json", exclude={"datasets", "target"})
+    covers: Any
+    for shop in shops:
+        covers = (shop.model_dump(mode="json"), rules, _identities(shop), settings.seed)
+        yield Stage("prepare", shop.name, f"catalog/{shop.name}", covers, (), prepare(shop))
+    for shop, modality in encoded(settings):
+        encoder = getattr(settings.embeddings, modality).model_dump(mode="json")
+        covers = (encoder, settings.embeddings.missing, settings.runtime.precision, settings.seed)
+        place = f"embeddings/{shop.name}/{modality}"
+        key, needs = f"{shop.name} {modality}", _names("prepare", shop)
+        yield Stage("embed", key, place, covers, needs, embed(shop, modality))
+    for modality in MODALITIES:
+        if needs := tuple(
+            f"embed {shop.name} {modality}" for shop, m in encoded(settings) if m == modality
+        ):
+            covers = (settings.translator.model_dump(mode="json"), settings.runtime.precision)
+            covers = (*covers, settings.seed)
+            work = train_translator(modality)
+            yield Stage("train-translator", modality, f"translator/{modality}", covers, needs, work)
+    needs = tuple(f"train-translator {modality}" for modality in MODALITIES)
+    needs += _names("prepare", *shops)
+    given = [_identity(path) for shop in shops for path in (shop.text_index, shop.image_index)]
+    covers = (settings.codes.model_dump(mode="json"), given)
+    yield Stage("generate-codes", "", "codes", covers, needs, generate_codes)
+
+
+def _plan_training(settings: Settings) -> Iterator[Stage]:
+    """From semantic IDs to recommendations and figures."""
+    model = settings.recommender.model_dump(mode="json", exclude={"pretrain", "finetune"})
+    language = settings.language.model_dump(mode="json")
+    covers: Any
+    needs: tuple[str, ...]
+    shared = (model, language, settings.runtime.precision, settings.seed)
+    target = settings.target.name
+    if settings.recommender.pretrain.datasets:
+        covers = (shared, settings.recommender.pretrain.model_dump(mode="json"))
+        place = "recommender/pretrain"
+        yield Stage("pretrain", "", place, covers, ("generate-codes",), pretrain, shared=True)
+    covers = (shared, settings.recommender.finetune.model_dump(mode="json"), target)
+    needs = ("generate-codes", "pretrain")
+    yield Stage("finetune", "", "recommender/finetune", covers, needs, finetune, shared=True)
+    covers = (settings.decoding.model_dump(mode="json"), target)
+    yield Stage("evaluate", "decoding", "decoding", covers, ("finetune",), decode)
+    covers = (settings.evaluation.model_dump(mode="json"), settings.seed)
+    needs = ("evaluate decoding",)
+    yield Stage("evaluate", "metrics", "evaluation", covers, needs, evaluate)
+    covers = (settings.report.model_dump(mode="json"), settings.name, settings.seed)
+    yield Stage("report", "", "report", covers, ("evaluate metrics",), report)
+
+
+def _names(command: str, *shops: DatasetSettings) -> tuple[str, ...]:
+    return tuple(f"{command} {shop.name}" for shop in shops)
+
+
+def _identity(path: Path | None) -> tuple[str, int, int] | None:
+    """Tell a user's file from a changed one, by size and time of change."""
+    if path is None or not path.exists():
+        return None
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _identities(shop: DatasetSettings) -> list[tuple[str, int, int] | None]:
+    paths = [shop.interactions, shop.items]
+    if shop.root is not None:
+        paths += sorted((shop.root / shop.name).glob(f"{shop.name}.*"))
+    return [_identity(path) for path in paths]

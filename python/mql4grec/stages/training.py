@@ -1,0 +1,127 @@
+"""The stages from semantic IDs to recommendations, figures and the page that shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mql4grec import artifacts, baselines, evaluation
+from mql4grec.artifacts import atomic_path
+from mql4grec.config import Modality
+from mql4grec.decoding import Rankings
+from mql4grec.report import write_rankings
+from mql4grec.stages import serving
+from mql4grec.stages.context import (
+    Context,
+    load_catalog,
+    load_corpus,
+    load_ids,
+    load_vocabulary,
+    modalities,
+)
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+
+def pretrain(context: Context, folder: Path) -> None:
+    """Train the T5 on several shops."""
+    from mql4grec import recommender
+
+    settings = context.settings.recommender
+    recommender.train(
+        _new_model(context),
+        [load_corpus(context, name) for name in settings.pretrain.datasets],
+        settings.pretrain,
+        stage="pretrain",
+        folder=folder,
+        runtime=context.runtime,
+        journal=context.journal,
+    )
+
+
+def finetune(context: Context, folder: Path) -> None:
+    """Train the T5 on the target shop, from the pre-trained one if there is one."""
+    from mql4grec import recommender
+
+    settings = context.settings.recommender
+    if settings.pretrain.datasets:
+        model = recommender.load(context.folder / "recommender" / "pretrain")
+    else:
+        model = _new_model(context)
+    recommender.train(
+        model,
+        [load_corpus(context, context.settings.target.name)],
+        settings.finetune,
+        stage="finetune",
+        folder=folder,
+        runtime=context.runtime,
+        journal=context.journal,
+    )
+
+
+def _new_model(context: Context) -> T5ForConditionalGeneration:
+    from mql4grec import recommender
+
+    settings = context.settings
+    return recommender.build(load_vocabulary(context), settings.recommender, seed=settings.seed)
+
+
+def decode(context: Context, folder: Path) -> None:
+    """Rank for every test user in every modality."""
+    shop = context.settings.target
+    inputs = load_catalog(context, shop.name).histories.held_out(1)
+    for modality in modalities(context.settings, shop):
+        path = folder / f"{modality}.npz"
+        if path.exists():
+            continue  # an earlier call of this stage was interrupted after it
+        rankings = serving.rank(
+            context, inputs, modality=modality, folder=folder / f"{modality}.parts"
+        )
+        with atomic_path(path) as temporary:
+            np.savez(temporary, items=rankings.items, scores=rankings.scores)
+
+
+def evaluate(context: Context, folder: Path) -> None:
+    """Write the metrics of all rankings, and the rankings as tables."""
+    settings = context.settings
+    shop = load_catalog(context, settings.target.name)
+    rankings = load_rankings(context)
+    simple = baselines.rank(
+        shop.histories,
+        n_items=shop.n_items,
+        settings=settings.evaluation,
+        top_k=settings.decoding.n_beams,
+        journal=context.journal,
+    )
+    found = evaluation.evaluate(
+        {**rankings, **simple},
+        shop.histories.target(1),
+        n_items=shop.n_items,
+        settings=settings.evaluation,
+        seed=settings.seed,
+    )
+    for name, ranking in {**rankings, **simple}.items():
+        path = folder / "rankings" / f"{name}.parquet"
+        write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
+    artifacts.write_json(folder / "metrics.json", found)
+    context.journal.log("evaluation.metrics", rankings=found["rankings"])
+
+
+def load_rankings(context: Context) -> dict[str, Rankings]:
+    """Read the generated rankings of the test users, seen items removed if asked, fused added."""
+    target = context.settings.target
+    ids = load_ids(context, target)
+    generated: dict[Modality, Rankings] = {}
+    for modality in modalities(context.settings, target):
+        path = context.folder / "decoding" / f"{modality}.npz"
+        with np.load(artifacts.require(path, made_by="evaluate"), allow_pickle=False) as arrays:
+            generated[modality] = Rankings(items=arrays["items"], scores=arrays["scores"])
+    return evaluation.assemble(
+        generated,
+        load_catalog(context, target.name).histories.held_out(1),
+        settings=context.settings.evaluation,
+        n_tokens=1 + max(found.n_levels for found in ids.values()),  # codes and eos
+    )

@@ -1,0 +1,104 @@
+"""The house: a room imports only from rooms before it, and packages stay in their rooms."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "python" / "mql4grec"
+ROOMS = (
+    "errors",
+    "config",
+    "runtime",
+    "artifacts",
+    "demo",
+    "catalog",
+    "embeddings",
+    "rqvae",
+    "translator",
+    "codes",
+    "language",
+    "recommender",
+    "decoding",
+    "baselines",
+    "evaluation",
+    "report",
+    "stages",
+    "pipeline",
+    "cli",
+    "__main__",
+)
+ALLOWED = {  # the only rooms that may import a package
+    "polars": {"catalog", "report"},
+    "open_clip": {"embeddings", "demo"},
+    "timm": {"embeddings", "demo"},
+    "PIL": {"embeddings", "demo"},
+    "mql4grec._core": {"codes", "decoding"},
+    "typer": {"cli"},
+}
+NO_TORCH = {"errors", "config", "artifacts", "demo", "catalog", "codes", "baselines", "evaluation",
+            "report", "stages", "pipeline", "cli"}  # fmt: skip
+
+
+def modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or
+            path.parent != PACKAGE]  # fmt: skip
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_there_are_modules_to_check() -> None:
+    assert len(modules()) >= len(ROOMS)
+
+
+def test_every_module_has_a_place() -> None:
+    found = {room_of(path) for path in modules()}
+    assert found == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_import_only_from_rooms_before(path: Path) -> None:
+    room = ROOMS.index(room_of(path))
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "mql4grec" and len(parts) > 1 and parts[1] in ROOMS:
+            assert ROOMS.index(parts[1]) <= room, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_packages_stay_in_their_rooms(path: Path) -> None:
+    room = room_of(path)
+    for name in imports(path):
+        for package, rooms in ALLOWED.items():
+            if name == package or name.startswith(f"{package}."):
+                assert room in rooms, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_numpy_rooms_know_no_torch(path: Path) -> None:
+    if room_of(path) in NO_TORCH:
+        assert "torch" not in {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_command_line_prints_or_exits(path: Path) -> None:
+    if room_of(path) == "cli":
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        name = ast.unparse(call.func)
+        assert name not in {"print", "exit", "quit", "sys.exit", "os._exit"}, f"{path.name}: {name}"

@@ -1,0 +1,125 @@
+"""The command line: messages, exit codes, and how fast it answers."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import tiny
+from mql4grec import pipeline
+from mql4grec.cli import app
+from mql4grec.runtime import SILENT
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mql4grec", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    pipeline.run(tiny.settings(folder), journal=SILENT)
+    return folder
+
+
+def options(folder: Path) -> list[str]:
+    return tiny.as_options(tiny.overrides(folder))
+
+
+def test_help_names_every_command() -> None:
+    text = call("--help").output
+    commands = (
+        "run prepare embed train-translator generate-codes pretrain finetune evaluate recommend "
+        "report check"
+    )
+    assert [name for name in commands.split() if f"  {name} " not in text] == []
+
+
+@pytest.mark.parametrize("code", ["import mql4grec", "import mql4grec.cli"])
+def test_importing_costs_no_torch_and_little_time(code: str) -> None:
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        check = f"{code}; import sys; assert 'torch' not in sys.modules"
+        subprocess.run([sys.executable, "-c", check], check=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.3
+
+
+def test_a_fault_is_one_message_and_exit_code_1() -> None:
+    done = in_a_process("run", "--set", "translator.epoch=3")
+    assert done.returncode == 1
+    assert "did you mean `epochs`?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_version() -> None:
+    from importlib.metadata import version
+
+    assert call("--version").output.strip() == version("mql4grec")
+
+
+def test_results_are_printed(finished: Path) -> None:
+    result = call("run", *options(finished))
+    assert result.exit_code == 0
+    assert "fused" in result.output
+    assert "popular" in result.output
+
+
+def test_check_tells_what_is_done(finished: Path) -> None:
+    result = call("check", *options(finished))
+    assert result.exit_code == 0
+    assert result.output.count("done") >= 10
+
+
+def test_check_finds_missing_files(tmp_path: Path) -> None:
+    shop = f"catalog.datasets=[{{name: X, interactions: {tmp_path}/none.csv}}]"
+    result = call("check", *options(tmp_path), "--set", shop)
+    assert result.exit_code == 1
+    assert "expected a file, got nothing at" in " ".join(result.output.split())
+
+
+def test_recommend_gives_items_and_titles(finished: Path) -> None:
+    lines = (finished / "catalog" / "Demo" / "Demo.item2id").read_text().splitlines()
+    history = [line.split("\t")[0] for line in lines[:3]]
+    result = call("recommend", *history, "--json", "--top-k", "4", *options(finished))
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert found["history"] == history
+    assert len(found["items"]) == 4
+    assert {"item_id", "title", "score"} == set(found["items"][0])
+    scores = [item["score"] for item in found["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_recommend_reads_standard_input(finished: Path) -> None:
+    lines = (finished / "catalog" / "Demo" / "Demo.item2id").read_text().splitlines()
+    item = lines[0].split("\t")[0]
+    arguments = ["recommend", "--histories", "-", "--json", *options(finished)]
+    result = CliRunner().invoke(app, arguments, input=f'["{item}"]\n["{item}", "{item}"]\n')
+    assert len(result.output.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["no-such-item"],
+            "expected item ids of `Demo`, got 1 unknown, the first ['no-such-item']",
+        ),
+        ([], "histories: expected item ids or a file, got none"),
+    ],
+)
+def test_recommend_refuses(finished: Path, arguments: list[str], message: str) -> None:
+    result = call("recommend", *arguments, *options(finished))
+    assert result.exit_code == 1
+    assert message in str(result.exception)

@@ -1,0 +1,225 @@
+"""A whole run: once, again, with a changed setting, and killed on the way."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import tiny
+from mql4grec import artifacts, pipeline
+from mql4grec.errors import ArtifactError, ConfigError
+from mql4grec.runtime import SILENT, Journal
+
+STAGES = [
+    "prepare Demo",
+    "embed Demo text",
+    "embed Demo image",
+    "train-translator text",
+    "train-translator image",
+    "generate-codes",
+    "finetune",
+    "evaluate decoding",
+    "evaluate metrics",
+    "report",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    done = pipeline.run(tiny.settings(folder), journal=Journal(folder / "log.jsonl"))
+    assert done == STAGES
+    return folder
+
+
+def metrics_of(folder: Path) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads(
+        (folder / "evaluation" / "metrics.json").read_text()
+    )["rankings"]
+    return found
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    expected = [
+        "config.yaml",
+        "log.jsonl",
+        "catalog/Demo/Demo.inter.json",
+        "catalog/Demo/Demo.item.json",
+        "catalog/Demo/counts.json",
+        "embeddings/Demo/text/Demo.emb-hashing.npy",
+        "embeddings/Demo/image/Demo.emb-test_resnet.npy",
+        "translator/text/best_collision_model.safetensors",
+        "translator/image/best_collision_model.json",
+        "codes/Demo.index_lemb.json",
+        "codes/Demo.index_vitemb.json",
+        "recommender/finetune/model.safetensors",
+        "evaluation/metrics.json",
+        "evaluation/rankings/fused.parquet",
+        "report/index.html",
+    ]
+    assert [path for path in expected if not (finished / path).exists()] == []
+    assert not [p for p in finished.rglob("*") if p.suffix in {".pt", ".pkl", ".pickle"}]
+
+
+def test_metrics_have_every_ranking_and_metric(finished: Path) -> None:
+    found = json.loads((finished / "evaluation" / "metrics.json").read_text())
+    assert set(found["rankings"]) == {"text", "image", "fused", "popular", "item_knn", "ease"}
+    for values in found["rankings"].values():
+        assert set(values) == {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
+        assert all(0 <= value <= 1 for value in values.values())
+    n_users = len(json.loads((finished / "catalog/Demo/Demo.inter.json").read_text()))
+    assert found["n_users"] == n_users
+
+
+def test_rankings_are_items_each_once(finished: Path) -> None:
+    item_ids = {
+        line.split("\t")[0]
+        for line in (finished / "catalog/Demo/Demo.item2id").read_text().splitlines()
+    }
+    for path in (finished / "evaluation" / "rankings").glob("*.parquet"):
+        table = pl.read_parquet(path)
+        assert set(table["item_id"]) <= item_ids
+        assert table.select("user_id", "item_id").is_unique().all()
+
+
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert pipeline.run(tiny.settings(finished), journal=SILENT) == []
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert changed <= {"config.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("report.n_users=1", "report"),
+        ("evaluation.alpha=0.3", "evaluate metrics"),
+        ("decoding.n_beams=5", "evaluate decoding"),
+        ("recommender.finetune.lr=0.1", "finetune"),
+        ("codes.shared=refuse", "generate-codes"),
+        ("embeddings.image.encoder=test_vit", "embed Demo image"),
+        ("catalog.k_core=0", "prepare Demo"),
+    ],
+)
+def test_a_changed_setting_makes_its_stage_and_all_that_follow_stale(
+    finished: Path, override: str, first: str
+) -> None:
+    states = pipeline.inspect(tiny.settings(finished, override))
+    stale = [item.stage.name for item in states if item.state == "stale"]
+    expected = STAGES[STAGES.index(first) :]
+    if first == "embed Demo image":
+        expected = [name for name in expected if name != "train-translator text"]
+    if first == "prepare Demo":
+        expected = STAGES
+    assert stale == expected
+
+
+@pytest.mark.parametrize("name", ["runtime.n_workers=1", "runtime.checkpoint_seconds=5"])
+def test_pace_is_no_part_of_a_fingerprint(finished: Path, name: str) -> None:
+    states = pipeline.inspect(tiny.settings(finished, name))
+    assert {item.state for item in states} == {"done"}
+
+
+def test_a_changed_setting_is_done_anew(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(finished), str(copy)], check=True)
+    done = pipeline.run(tiny.settings(copy, "evaluation.alpha=1"), journal=SILENT)
+    assert done == ["evaluate metrics", "report"]
+    found = metrics_of(copy)
+    assert found["fused"] == found["text"]
+
+
+def test_a_command_alone_needs_the_stages_before_it(tmp_path: Path) -> None:
+    settings = tiny.settings(tmp_path / "run")
+    assert pipeline.run(settings, journal=SILENT, only="prepare") == ["prepare Demo"]
+    with pytest.raises(ArtifactError) as caught:
+        pipeline.run(settings, journal=SILENT, only="finetune")
+    assert str(caught.value) == (
+        "`finetune`: expected stage `generate-codes` to be done, it is 'to do'; "
+        "run `mql4grec generate-codes` with the same settings first"
+    )
+
+
+def test_a_run_without_any_modality_is_refused(tmp_path: Path) -> None:
+    none = ("embeddings.text.kind=none", "embeddings.image.kind=none")
+    with pytest.raises(ConfigError, match="expected a modality"):
+        pipeline.run(tiny.settings(tmp_path, *none), journal=SILENT)
+
+
+def test_one_modality_alone_is_a_whole_run(tmp_path: Path) -> None:
+    settings = tiny.settings(
+        tmp_path / "run", "embeddings.image.kind=none", "recommender.finetune.tasks=[seqrec]"
+    )
+    pipeline.run(settings, journal=SILENT)
+    assert set(metrics_of(tmp_path / "run")) == {"text", "popular", "item_knn", "ease"}
+
+
+def test_pretraining_on_another_shop_comes_first(tmp_path: Path) -> None:
+    shops = (
+        "[{name: A, format: demo, n_items: 60, n_users: 60},"
+        " {name: B, format: demo, n_items: 50, n_users: 60}]"
+    )
+    settings = tiny.settings(
+        tmp_path / "run",
+        f"catalog.datasets={shops}",
+        "catalog.target=B",
+        "recommender.pretrain.datasets=[A, B]",
+        "recommender.pretrain.epochs=1",
+        "recommender.pretrain.batch_size=64",
+        "recommender.pretrain.samples_per_epoch=200",
+    )
+    done = pipeline.run(settings, journal=SILENT)
+    assert done.index("pretrain") < done.index("finetune")
+    assert (tmp_path / "run" / "codes" / "A.index_lemb.json").exists()
+    assert "fused" in metrics_of(tmp_path / "run")
+
+
+def started(folder: Path, name: str) -> Callable[[], bool]:
+    return lambda: name in ((folder / "log.jsonl").read_text() if folder.exists() else "")
+
+
+def kill_when(command: list[str], is_time: Callable[[], bool]) -> None:
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 120
+        while not is_time():
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_four_stages_ends_like_an_undisturbed_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    values = tiny.overrides(folder, "runtime.checkpoint_seconds=0.001")
+    command = [sys.executable, "-m", "mql4grec", "run", "--quiet", *tiny.as_options(values)]
+    moments: list[Callable[[], bool]] = [
+        lambda: any((folder / "catalog").rglob("*.png")),
+        lambda: any((folder / "translator" / "text").glob("checkpoint*")),
+        lambda: any((folder / "recommender" / "finetune").glob("checkpoint*")),
+        lambda: (folder / "decoding" / "text.npz").exists(),
+    ]
+    for is_time in moments:
+        kill_when(command, is_time)
+        assert not (folder / "report" / "index.html").exists()
+    subprocess.run(command, check=True, timeout=240)
+    assert metrics_of(folder) == metrics_of(finished)
+    for name in ("text", "image"):
+        ours, theirs = (np.load(f / "decoding" / f"{name}.npz") for f in (folder, finished))
+        np.testing.assert_array_equal(ours["items"], theirs["items"])
+    assert not [path for path in folder.rglob(".*") if path.is_file()]
+    assert artifacts.read_stamp(folder / "report") is not None
