@@ -1,0 +1,214 @@
+"""Rust core: collisions of semantic IDs and the trie of those that exist.
+
+Letters: N items, L levels (2 to 8), K codes per level (up to 65,536), E numbers per latent, B
+entries per batch, M rows that move. Arrays must have the dtype stated (`TypeError` otherwise);
+every other misuse is a `ValueError`. The GIL is released while a call works, and the same input
+gives the same output on every machine.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CodeTrie", "find_collisions", "resolve_collisions", "resolve_collisions_from_latents"]
+
+def find_collisions(codes: NDArray[np.uint16], /) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the rows that share a semantic ID.
+
+    Args:
+        codes: uint16 (N, L).
+
+    Returns:
+        Groups of two or more rows in the order of their codes, rows ascending: offsets int64
+        (groups + 1) and rows int64; group g is `rows[offsets[g]:offsets[g + 1]]`.
+    """
+
+def resolve_collisions(
+    codes: NDArray[np.uint16],
+    distances: NDArray[np.float32],
+    /,
+    *,
+    keys: NDArray[np.uint64] | None = None,
+    frozen: NDArray[np.bool_] | None = None,
+    n_codes: Sequence[int] | None = None,
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.float32]]:
+    """Give every row codes of its own, by given distances.
+
+    Of the rows that share a semantic ID, the one nearest to its last code keeps it. Every other
+    takes the nearest free code of the last level; if its prefix has none left, the nearest code one
+    level higher below which there is room and the nearest free codes from there down; and so on
+    upwards.
+    Groups choose in the order of their codes, rows of a group nearest first. Ties go to the lower
+    code, then the lower key, then the lower row. Rows without a collision never move.
+
+    Once a row changes a code above its last level, the distances given for its deeper levels are
+    stale: they are used as they are. `resolve_collisions_from_latents` is exact there.
+
+    Args:
+        codes: uint16 (N, L).
+        distances: Squared distances of each row to every code of each level, float32 (N, L, K).
+            Only rows that share a semantic ID are looked at.
+        keys: Order among rows as near as each other, uint64 (N); the row numbers if None. With
+            distinct keys, the result does not depend on the order of the rows.
+        frozen: Rows that keep their codes, bool (N). A frozen row in a group is the one that keeps.
+        n_codes: K of each level (L), the largest being K of `distances`; that for all if None.
+
+    Returns:
+        Codes uint16 (N, L); the rows that moved, ascending, int64 (M); the squared error that each
+        of them gained, float32 (M), summed over the levels (exact if only the last one changed).
+
+    Raises:
+        ValueError: If shapes do not fit, a code is not below its level's K, a row that is looked at
+            has NaN or infinity, two frozen rows share codes, or N is above the product of K.
+    """
+
+def resolve_collisions_from_latents(
+    codes: NDArray[np.uint16],
+    latents: NDArray[np.float32],
+    codebooks: Sequence[NDArray[np.float32]],
+    /,
+    *,
+    keys: NDArray[np.uint64] | None = None,
+    frozen: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.float32]]:
+    """Give every row codes of its own, by distances computed for the rows that share.
+
+    The rule is that of `resolve_collisions`. The residual at a level is the latent minus the
+    vectors of the codes above it, so the distances are exact for whatever prefix a row moves to.
+
+    Args:
+        codes: uint16 (N, L).
+        latents: float32 (N, E). Only rows that share a semantic ID are looked at.
+        codebooks: One float32 (K, E) per level; K may differ.
+        keys: As in `resolve_collisions`, uint64 (N).
+        frozen: As in `resolve_collisions`, bool (N).
+
+    Returns:
+        As `resolve_collisions`; the costs are exact.
+
+    Raises:
+        ValueError: As `resolve_collisions`, or if a codebook has NaN or infinity.
+    """
+
+@final
+class CodeTrie:
+    """The trie of the semantic IDs that exist; never changes once built.
+
+    A node is a number: 0 the root, -1 no node at all, from which no step leads anywhere.
+    """
+
+    def __new__(cls, codes: NDArray[np.uint16], n_codes: Sequence[int]) -> CodeTrie:
+        """Build the trie.
+
+        Args:
+            codes: uint16 (N, L), rows distinct.
+            n_codes: K of each level (L).
+
+        Raises:
+            ValueError: If two rows are alike, or a code is not below its level's K.
+        """
+
+    @staticmethod
+    def load(path: str | PathLike[str], /) -> CodeTrie:
+        """Read a trie from a file that `save` wrote.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it is no trie, of another version, cut off or changed.
+        """
+
+    def save(self, path: str | PathLike[str], /) -> None:
+        """Write the trie to a file; not atomically, which is the caller's part."""
+
+    @property
+    def root(self) -> int:
+        """Node of the empty prefix."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels L."""
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes, root and leaves included."""
+
+    @property
+    def n_codes(self) -> list[int]:
+        """Number of codes K of each level."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays in bytes."""
+
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]:
+        """Copy the arrays, for walking the trie elsewhere (on a GPU).
+
+        Returns:
+            Offsets int64 (inner nodes + 1): the children of node n are the nodes `offsets[n] + 1`
+            to `offsets[n + 1]`. Codes uint16 (nodes - 1): `codes[n - 1]` leads to node n. Rows
+            int64 (items): the rows of the leaves, which are the last nodes.
+        """
+
+    def allowed(
+        self, prefixes: NDArray[np.uint16], /
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+        """List the codes that may follow each prefix, ascending.
+
+        Args:
+            prefixes: uint16 (B, l) with l from 0 to L.
+
+        Returns:
+            Offsets int64 (B + 1) and codes uint16; those of prefix i are
+            `codes[offsets[i]:offsets[i + 1]]`, none for an unknown or a whole one.
+        """
+
+    def mask(self, nodes: NDArray[np.int64], level: int | None = None) -> NDArray[np.bool_]:
+        """Mark the codes that may follow each node.
+
+        Args:
+            nodes: int64 (B), all of one level, or -1.
+            level: That level, from 0; None: told by the nodes.
+
+        Returns:
+            bool (B, K of the level), all False after -1.
+
+        Raises:
+            ValueError: If nodes are of different levels or leaves, or all are -1 and `level` is
+                None.
+        """
+
+    def step(self, nodes: NDArray[np.int64], codes: NDArray[np.uint16], /) -> NDArray[np.int64]:
+        """Follow one code from each node.
+
+        Args:
+            nodes: int64 (B).
+            codes: uint16 (B).
+
+        Returns:
+            Nodes int64 (B), -1 where no item has that prefix.
+        """
+
+    def find(self, codes: NDArray[np.uint16], /) -> NDArray[np.int64]:
+        """Find the row of each semantic ID.
+
+        Args:
+            codes: uint16 (B, L).
+
+        Returns:
+            int64 (B), -1 where no item has it.
+        """
+
+    def restrict(self, rows: NDArray[np.int64] | NDArray[np.bool_], /) -> CodeTrie:
+        """Cut out the trie of some items; `find` still gives the original rows.
+
+        Args:
+            rows: int64 rows in any order, or a mark per row of the original codes, bool (N). Rows
+                that an earlier `restrict` left out stay out.
+        """

@@ -1,0 +1,20 @@
+"""Semantic IDs: collisions resolved, spelt as tokens and back, index files.
+
+This room knows what a semantic ID is, when two items share one and how that is repaired (the rule
+itself is in Rust), and how codes are spelt in index files. It knows neither networks nor token ids.
+"""
+
+from mql4grec.codes.assignment import assign
+from mql4grec.codes.index import read_index, write_index
+from mql4grec.codes.records import CollisionReport, SemanticIds
+from mql4grec.codes.tokens import parse_tokens, token_table
+
+__all__ = [
+    "CollisionReport",
+    "SemanticIds",
+    "assign",
+    "parse_tokens",
+    "read_index",
+    "token_table",
+    "write_index",
+]

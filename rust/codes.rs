@@ -1,0 +1,250 @@
+//! Semantic IDs as numbers: a table of them, the space that they live in, and their order.
+
+use crate::error::{Error, Result};
+
+/// The fewest levels of a semantic ID.
+pub const MIN_LEVELS: usize = 2;
+/// The most levels of a semantic ID: 8 levels of 16 bits fill one 128-bit word.
+pub const MAX_LEVELS: usize = 8;
+/// The most codes of one level: what 16 bits can tell apart.
+pub const MAX_CODES: usize = 1 << 16;
+
+/// N semantic IDs of L codes each, one row after the other.
+///
+/// Three items (3, 1), (0, 2), (3, 1) lie as
+///
+/// ```text
+/// data      3 1 | 0 2 | 3 1      row i at i * n_levels
+/// n_levels  2
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Codes<'a> {
+    data: &'a [u16],
+    n_levels: usize,
+}
+
+impl<'a> Codes<'a> {
+    /// Wrap a table of codes, (N, L) in row order. O(1).
+    ///
+    /// # Errors
+    /// If L is out of range, or does not divide the length of `data`.
+    pub fn new(data: &'a [u16], n_levels: usize) -> Result<Self> {
+        check_levels("codes", n_levels)?;
+        if data.len() % n_levels != 0 {
+            return Err(Error::Shape {
+                what: "codes".to_owned(),
+                expected: format!("(N, {n_levels})"),
+                got: format!("({},)", data.len()),
+            });
+        }
+        Ok(Self { data, n_levels })
+    }
+
+    /// The number of rows N. O(1).
+    pub fn n_rows(&self) -> usize {
+        self.data.len() / self.n_levels
+    }
+
+    /// The number of levels L. O(1).
+    pub fn n_levels(&self) -> usize {
+        self.n_levels
+    }
+
+    /// All codes, (N, L) in row order. O(1).
+    pub fn data(&self) -> &'a [u16] {
+        self.data
+    }
+
+    /// The codes of a row below N. O(1).
+    pub(crate) fn row(&self, row: usize) -> &'a [u16] {
+        &self.data[row * self.n_levels..(row + 1) * self.n_levels]
+    }
+}
+
+/// How many codes each level has, and how L codes are packed into one word that sorts as they do.
+///
+/// Level l takes as many bits as its highest code needs. With K = (5, 3, 256), three items lie as
+///
+/// ```text
+/// n_codes  5 3 256
+/// bits     3 2 8
+/// (4, 2, 7)    100 10 00000111
+/// (4, 2, 255)  100 10 11111111
+/// (0, 0, 1)    000 00 00000001
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodeSpace {
+    n_codes: Vec<usize>,
+    bits: Vec<u32>,
+}
+
+impl CodeSpace {
+    /// Describe levels of `n_codes` codes each. O(L).
+    ///
+    /// # Errors
+    /// If there are fewer than 2 or more than 8 levels, or a level has no codes or over 65,536.
+    pub fn new(n_codes: &[usize]) -> Result<Self> {
+        check_levels("n_codes", n_codes.len())?;
+        if let Some(level) = n_codes.iter().position(|&k| k == 0 || k > MAX_CODES) {
+            return Err(Error::LevelSize { level, got: n_codes[level] });
+        }
+        Ok(Self {
+            n_codes: n_codes.to_vec(),
+            bits: n_codes.iter().map(|&k| usize::BITS - (k - 1).leading_zeros()).collect(),
+        })
+    }
+
+    /// Describe the smallest space that has room for every code of a table. O(N L).
+    pub fn around(codes: Codes<'_>) -> Self {
+        let mut highest = vec![0_u16; codes.n_levels()];
+        for row in codes.data().chunks_exact(codes.n_levels()) {
+            for (top, &code) in highest.iter_mut().zip(row) {
+                *top = code.max(*top);
+            }
+        }
+        Self {
+            n_codes: highest.iter().map(|&code| usize::from(code) + 1).collect(),
+            bits: highest.iter().map(|&code| u16::BITS - code.leading_zeros()).collect(),
+        }
+    }
+
+    /// The number of codes K of each level. O(1).
+    pub fn n_codes(&self) -> &[usize] {
+        &self.n_codes
+    }
+
+    /// The number of levels L. O(1).
+    pub fn n_levels(&self) -> usize {
+        self.n_codes.len()
+    }
+
+    /// How many semantic IDs begin with a given prefix of `depth` codes: the product of the other
+    /// levels' K. One less than the truth in one case: 2^128 does not fit. O(L).
+    pub fn capacity(&self, depth: usize) -> u128 {
+        let deeper = self.n_codes.iter().skip(depth);
+        deeper.fold(1, |product: u128, &k| product.saturating_mul(k as u128))
+    }
+
+    /// Pack a prefix into the word of the lowest semantic ID that begins with it. O(L).
+    pub fn first_word(&self, prefix: &[u16]) -> u128 {
+        self.bits.iter().enumerate().fold(0, |word, (level, &bits)| {
+            (word << bits) | u128::from(prefix.get(level).copied().unwrap_or(0))
+        })
+    }
+
+    /// The last word that begins with the same `depth` codes as `first`. O(L).
+    pub fn last_word(&self, first: u128, depth: usize) -> u128 {
+        let below: u32 = self.bits.iter().skip(depth).sum();
+        first | u128::MAX.checked_shr(u128::BITS - below).unwrap_or(0)
+    }
+
+    /// Check that a table has this space's levels, and every code is below its level's K. O(N L).
+    ///
+    /// # Errors
+    /// If not; names the first row.
+    pub fn check(&self, codes: Codes<'_>) -> Result<()> {
+        if codes.n_levels() != self.n_levels() {
+            return Err(Error::LevelCount {
+                what: "n_codes",
+                expected: codes.n_levels(),
+                got: self.n_levels(),
+            });
+        }
+        for row in 0..codes.n_rows() {
+            for (level, (&code, &n_codes)) in codes.row(row).iter().zip(&self.n_codes).enumerate() {
+                if usize::from(code) >= n_codes {
+                    return Err(Error::CodeRange { row, level, code, n_codes });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Order the rows of a checked table by code, equal ones by row: (packed codes, row).
+    /// O(N L + N log N). All entries differ, so the unstable sort has one outcome.
+    pub(crate) fn sorted(&self, codes: Codes<'_>) -> Vec<(u128, usize)> {
+        let packed = (0..codes.n_rows()).map(|row| (self.first_word(codes.row(row)), row));
+        let row_bits = usize::BITS - codes.n_rows().leading_zeros();
+        if self.bits.iter().sum::<u32>() + row_bits > u64::BITS {
+            let mut entries: Vec<(u128, usize)> = packed.collect();
+            entries.sort_unstable();
+            return entries;
+        }
+        // Codes and row fit one machine word, which sorts in half the time.
+        let joined = packed.map(|(word, row)| ((word as u64) << row_bits) | row as u64);
+        let mut entries: Vec<u64> = joined.collect();
+        entries.sort_unstable();
+        let row_mask = (1 << row_bits) - 1;
+        let split = |entry| (u128::from(entry >> row_bits), (entry & row_mask) as usize);
+        entries.into_iter().map(split).collect()
+    }
+}
+
+fn check_levels(what: &'static str, got: usize) -> Result<()> {
+    if (MIN_LEVELS..=MAX_LEVELS).contains(&got) {
+        return Ok(());
+    }
+    Err(Error::Levels { what, got })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unusual_byte_groupings)] // they are grouped by level
+    fn words_are_packed_as_drawn() -> Result<()> {
+        let space = CodeSpace::new(&[5, 3, 256])?;
+        assert_eq!(space.first_word(&[4, 2, 7]), 0b100_10_00000111);
+        assert_eq!(space.first_word(&[4]), 0b100_00_00000000);
+        assert_eq!(space.last_word(space.first_word(&[4]), 1), 0b100_11_11111111);
+        assert_eq!(space.last_word(0, 0), 0b111_11_11111111);
+        assert_eq!(space.last_word(0b1, 3), 0b1);
+        assert_eq!([0, 1, 2, 3].map(|depth| space.capacity(depth)), [3840, 768, 256, 1]);
+        Ok(())
+    }
+
+    #[test]
+    fn the_largest_space_fits_one_word() -> Result<()> {
+        let space = CodeSpace::new(&[MAX_CODES; MAX_LEVELS])?;
+        assert_eq!(space.first_word(&[u16::MAX; MAX_LEVELS]), u128::MAX);
+        assert_eq!(space.last_word(0, 0), u128::MAX);
+        assert_eq!((space.capacity(0), space.capacity(1)), (u128::MAX, 1 << 112));
+        Ok(())
+    }
+
+    #[test]
+    fn levels_of_one_code_take_no_bits() -> Result<()> {
+        let space = CodeSpace::new(&[1, 1])?;
+        assert_eq!(
+            (space.first_word(&[0, 0]), space.last_word(0, 0), space.capacity(0)),
+            (0, 0, 1)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn rows_sort_by_code_then_row_with_and_without_room_for_both_in_a_word() -> Result<()> {
+        let codes = Codes::new(&[2, 0, 0, 9, 2, 0, 0, 1], 2)?;
+        for n_codes in [vec![3, 10], vec![MAX_CODES, MAX_CODES]] {
+            let rows = |space: &CodeSpace| -> Vec<usize> {
+                space.sorted(codes).into_iter().map(|(_, row)| row).collect()
+            };
+            assert_eq!(rows(&CodeSpace::new(&n_codes)?), [3, 1, 0, 2]);
+        }
+        let eight = [&[7_u16; 8][..], &[6; 8]].concat();
+        let space = CodeSpace::new(&[MAX_CODES; 8])?;
+        let sorted = space.sorted(Codes::new(&eight, 8)?);
+        assert_eq!(sorted.iter().map(|&(_, row)| row).collect::<Vec<_>>(), [1, 0]);
+        assert_eq!(sorted[1].0, space.first_word(&[7; 8]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_space_around_codes_has_room_for_them() -> Result<()> {
+        let codes = Codes::new(&[2, 0, 0, 9], 2)?;
+        assert_eq!(CodeSpace::around(codes), CodeSpace::new(&[3, 10])?);
+        assert_eq!(CodeSpace::around(Codes::new(&[], 2)?), CodeSpace::new(&[1, 1])?);
+        Ok(())
+    }
+}

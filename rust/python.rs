@@ -1,0 +1,340 @@
+//! The binding: numpy arrays in and out, errors as `ValueError`, the GIL released around the work.
+//! It does nothing else. Arrays that do not lie in C order are copied first.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use numpy::ndarray::{Array2, Dimension, Ix1, Ix2, Ix3};
+use numpy::{
+    Element, IntoPyArray, PyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray,
+    PyUntypedArray, PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::codes::{CodeSpace, Codes};
+use crate::collision::{self, Resolution, RowRules};
+use crate::distances::{DistanceTensor, Latents, Table};
+use crate::error::Error;
+use crate::trie;
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        PyValueError::new_err(error.to_string())
+    }
+}
+
+type Rows<'py> = Bound<'py, PyArray1<i64>>;
+type Resolved<'py> = (Bound<'py, PyArray2<u16>>, Rows<'py>, Bound<'py, PyArray1<f32>>);
+
+/// An argument that is a numpy array of one dtype and number of dimensions.
+///
+/// For `np.zeros((3, 2), np.uint16)`:
+///
+/// ```text
+/// array  the numpy array, borrowed
+/// shape  3 2
+/// ```
+struct Argument<'py, T: Element, D: Dimension> {
+    array: PyReadonlyArray<'py, T, D>,
+    shape: Vec<usize>,
+}
+
+impl<'py, T: Element + Copy, D: Dimension> Argument<'py, T, D> {
+    fn new(what: &str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let Ok(array) = object.cast::<PyArray<T, D>>() else {
+            return Err(wrong_type::<T, D>(what, object));
+        };
+        let shape = array.shape().to_vec();
+        Ok(Self { array: array.try_readonly()?, shape })
+    }
+
+    fn optional(what: &str, object: Option<&Bound<'py, PyAny>>) -> PyResult<Option<Self>> {
+        object.map(|object| Self::new(what, object)).transpose()
+    }
+
+    fn values(&self) -> Cow<'_, [T]> {
+        let view = self.array.as_array();
+        match view.to_slice() {
+            Some(slice) => Cow::Borrowed(slice),
+            None => Cow::Owned(view.iter().copied().collect()),
+        }
+    }
+}
+
+fn wrong_type<T: Element, D: Dimension>(what: &str, object: &Bound<'_, PyAny>) -> PyErr {
+    let dtype = T::get_dtype(object.py());
+    let n_dims = D::NDIM.unwrap_or_default();
+    let got = match object.cast::<PyUntypedArray>() {
+        Ok(array) => format!("{} with {} dimensions", array.dtype(), array.ndim()),
+        Err(_) => format!("{}", object.get_type()),
+    };
+    PyTypeError::new_err(format!(
+        "`{what}`: expected a numpy array of {dtype} with {n_dims} dimensions, got {got}"
+    ))
+}
+
+fn to_rows<'py>(py: Python<'py>, rows: &[usize]) -> Rows<'py> {
+    rows.iter().map(|&row| row as i64).collect::<Vec<i64>>().into_pyarray(py)
+}
+
+fn to_table<'py, T: Element>(
+    py: Python<'py>,
+    shape: (usize, usize),
+    values: Vec<T>,
+) -> PyResult<Bound<'py, PyArray2<T>>> {
+    let table = Array2::from_shape_vec(shape, values);
+    Ok(table.map_err(|error| PyValueError::new_err(error.to_string()))?.into_pyarray(py))
+}
+
+fn to_resolved<'py>(
+    py: Python<'py>,
+    shape: (usize, usize),
+    resolution: Resolution,
+) -> PyResult<Resolved<'py>> {
+    let codes = to_table(py, shape, resolution.codes)?;
+    Ok((codes, to_rows(py, &resolution.moved), resolution.costs.into_pyarray(py)))
+}
+
+/// Find the rows that share a semantic ID: (offsets, rows) of the groups, in the order of their codes.
+#[pyfunction]
+#[pyo3(signature = (codes, /))]
+fn find_collisions<'py>(
+    py: Python<'py>,
+    codes: &Bound<'py, PyAny>,
+) -> PyResult<(Rows<'py>, Rows<'py>)> {
+    let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+    let table = codes.values();
+    let table = Codes::new(&table, codes.shape[1])?;
+    let groups = py.detach(|| collision::find_collisions(table));
+    Ok((to_rows(py, &groups.offsets), to_rows(py, &groups.rows)))
+}
+
+/// Give every row codes of its own by given distances: (codes, moved rows, their costs).
+#[pyfunction]
+#[pyo3(signature = (codes, distances, /, *, keys=None, frozen=None, n_codes=None))]
+fn resolve_collisions<'py>(
+    py: Python<'py>,
+    codes: &Bound<'py, PyAny>,
+    distances: &Bound<'py, PyAny>,
+    keys: Option<&Bound<'py, PyAny>>,
+    frozen: Option<&Bound<'py, PyAny>>,
+    n_codes: Option<Vec<usize>>,
+) -> PyResult<Resolved<'py>> {
+    let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+    let distances = Argument::<f32, Ix3>::new("distances", distances)?;
+    let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
+    let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
+    let (data, values) = (codes.values(), distances.values());
+    let (keys, frozen) =
+        (keys.as_ref().map(Argument::values), frozen.as_ref().map(Argument::values));
+    let shape = [distances.shape[0], distances.shape[1], distances.shape[2]];
+    let resolution = py.detach(|| {
+        let table = Codes::new(&data, codes.shape[1])?;
+        let space = CodeSpace::new(&n_codes.unwrap_or_else(|| vec![shape[2]; table.n_levels()]))?;
+        let distances = DistanceTensor::new(&values, shape, table, &space)?;
+        let rules = RowRules { keys: keys.as_deref(), frozen: frozen.as_deref() };
+        collision::resolve_collisions(table, &space, &distances, rules)
+    })?;
+    to_resolved(py, (codes.shape[0], codes.shape[1]), resolution)
+}
+
+/// Give every row codes of its own by distances computed from its latent: (codes, moved rows, costs).
+#[pyfunction]
+#[pyo3(signature = (codes, latents, codebooks, /, *, keys=None, frozen=None))]
+fn resolve_collisions_from_latents<'py>(
+    py: Python<'py>,
+    codes: &Bound<'py, PyAny>,
+    latents: &Bound<'py, PyAny>,
+    codebooks: Vec<Bound<'py, PyAny>>,
+    keys: Option<&Bound<'py, PyAny>>,
+    frozen: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Resolved<'py>> {
+    let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+    let latents = Argument::<f32, Ix2>::new("latents", latents)?;
+    let books = codebooks.iter().map(|book| Argument::<f32, Ix2>::new("codebooks", book));
+    let books = books.collect::<PyResult<Vec<_>>>()?;
+    let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
+    let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
+    let (data, values) = (codes.values(), latents.values());
+    let book_values: Vec<_> = books.iter().map(Argument::values).collect();
+    let book_shapes: Vec<_> = books.iter().map(|book| [book.shape[0], book.shape[1]]).collect();
+    let (keys, frozen) =
+        (keys.as_ref().map(Argument::values), frozen.as_ref().map(Argument::values));
+    let shape = [latents.shape[0], latents.shape[1]];
+    let resolution = py.detach(|| {
+        let table = Codes::new(&data, codes.shape[1])?;
+        let latents = Table::new("latents", &values, shape)?;
+        let books = book_values.iter().zip(&book_shapes);
+        let books = books.map(|(values, &shape)| Table::new("codebooks", values, shape));
+        let books = books.collect::<crate::Result<Vec<_>>>()?;
+        let distances = Latents::new(latents, &books, table)?;
+        let space = CodeSpace::new(&books.iter().map(Table::n_rows).collect::<Vec<_>>())?;
+        let rules = RowRules { keys: keys.as_deref(), frozen: frozen.as_deref() };
+        collision::resolve_collisions(table, &space, &distances, rules)
+    })?;
+    to_resolved(py, (codes.shape[0], codes.shape[1]), resolution)
+}
+
+/// The trie of the semantic IDs that exist; never changes once built.
+///
+/// The memory layout is that of the trie that it holds.
+#[pyclass(frozen, module = "mql4grec._core")]
+struct CodeTrie {
+    trie: trie::CodeTrie,
+}
+
+#[pymethods]
+impl CodeTrie {
+    #[new]
+    #[pyo3(signature = (codes, n_codes))]
+    fn new(py: Python<'_>, codes: &Bound<'_, PyAny>, n_codes: Vec<usize>) -> PyResult<Self> {
+        let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+        let data = codes.values();
+        let trie = py.detach(|| {
+            let table = Codes::new(&data, codes.shape[1])?;
+            trie::CodeTrie::new(table, CodeSpace::new(&n_codes)?)
+        })?;
+        Ok(Self { trie })
+    }
+
+    /// Read a trie from a file.
+    #[staticmethod]
+    #[pyo3(signature = (path, /))]
+    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let bytes = py.detach(|| std::fs::read(&path)).map_err(|error| with_path(error, &path))?;
+        Ok(Self { trie: py.detach(|| trie::CodeTrie::from_bytes(&bytes))? })
+    }
+
+    /// Write the trie to a file.
+    #[pyo3(signature = (path, /))]
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| std::fs::write(&path, self.trie.to_bytes()))
+            .map_err(|error| with_path(error, &path))
+    }
+
+    /// Node of the empty prefix.
+    #[getter]
+    fn root(&self) -> i64 {
+        trie::ROOT
+    }
+
+    /// Number of items.
+    #[getter]
+    fn n_items(&self) -> usize {
+        self.trie.n_items()
+    }
+
+    /// Number of levels L.
+    #[getter]
+    fn n_levels(&self) -> usize {
+        self.trie.n_levels()
+    }
+
+    /// Number of nodes, root and leaves included.
+    #[getter]
+    fn n_nodes(&self) -> usize {
+        self.trie.n_nodes()
+    }
+
+    /// Number of codes K of each level.
+    #[getter]
+    fn n_codes(&self) -> Vec<usize> {
+        self.trie.n_codes().to_vec()
+    }
+
+    /// Memory of the arrays in bytes.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.trie.nbytes()
+    }
+
+    /// Copies of the arrays (offsets, codes, rows), for walking the trie elsewhere.
+    fn arrays<'py>(&self, py: Python<'py>) -> (Rows<'py>, Bound<'py, PyArray1<u16>>, Rows<'py>) {
+        let (offsets, codes, rows) = self.trie.arrays();
+        let wide =
+            |values: &[u32]| values.iter().map(|&value| i64::from(value)).collect::<Vec<_>>();
+        let codes = codes.to_vec().into_pyarray(py);
+        (wide(offsets).into_pyarray(py), codes, wide(rows).into_pyarray(py))
+    }
+
+    /// Codes that may follow each prefix: (offsets, codes).
+    #[pyo3(signature = (prefixes, /))]
+    fn allowed<'py>(
+        &self,
+        py: Python<'py>,
+        prefixes: &Bound<'py, PyAny>,
+    ) -> PyResult<(Rows<'py>, Bound<'py, PyArray1<u16>>)> {
+        let prefixes = Argument::<u16, Ix2>::new("prefixes", prefixes)?;
+        let (values, shape) = (prefixes.values(), &prefixes.shape);
+        let allowed = py.detach(|| self.trie.allowed(&values, shape[0], shape[1]))?;
+        Ok((to_rows(py, &allowed.offsets), allowed.codes.into_pyarray(py)))
+    }
+
+    /// Codes of one level that may follow each node, as a mask.
+    #[pyo3(signature = (nodes, level=None))]
+    fn mask<'py>(
+        &self,
+        py: Python<'py>,
+        nodes: &Bound<'py, PyAny>,
+        level: Option<usize>,
+    ) -> PyResult<Bound<'py, PyArray2<bool>>> {
+        let nodes = Argument::<i64, Ix1>::new("nodes", nodes)?;
+        let values = nodes.values();
+        let (level, mask) = py.detach(|| {
+            let level = level.map_or_else(|| self.trie.level_of(&values), Ok)?;
+            Ok::<_, Error>((level, self.trie.mask(&values, level)?))
+        })?;
+        to_table(py, (values.len(), self.trie.n_codes()[level]), mask)
+    }
+
+    /// Node after one more code, -1 where there is none.
+    #[pyo3(signature = (nodes, codes, /))]
+    fn step<'py>(
+        &self,
+        py: Python<'py>,
+        nodes: &Bound<'py, PyAny>,
+        codes: &Bound<'py, PyAny>,
+    ) -> PyResult<Rows<'py>> {
+        let nodes = Argument::<i64, Ix1>::new("nodes", nodes)?;
+        let codes = Argument::<u16, Ix1>::new("codes", codes)?;
+        let (nodes, codes) = (nodes.values(), codes.values());
+        Ok(py.detach(|| self.trie.step(&nodes, &codes))?.into_pyarray(py))
+    }
+
+    /// Row of each semantic ID, -1 where no item has it.
+    #[pyo3(signature = (codes, /))]
+    fn find<'py>(&self, py: Python<'py>, codes: &Bound<'py, PyAny>) -> PyResult<Rows<'py>> {
+        let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+        let data = codes.values();
+        let found = py.detach(|| self.trie.find(Codes::new(&data, codes.shape[1])?))?;
+        Ok(found.into_pyarray(py))
+    }
+
+    /// The trie of some items, given by row or by mark; rows keep their numbers.
+    #[pyo3(signature = (rows, /))]
+    fn restrict(&self, py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let marks = match Argument::<bool, Ix1>::new("rows", rows) {
+            Ok(marks) => marks.values().into_owned(),
+            Err(_) => self.trie.marks(&Argument::<i64, Ix1>::new("rows", rows)?.values())?,
+        };
+        Ok(Self { trie: py.detach(|| self.trie.restrict(&marks))? })
+    }
+
+    fn __repr__(&self) -> String {
+        let (n_items, n_codes) = (self.n_items(), self.n_codes());
+        format!("CodeTrie(n_items={n_items}, n_codes={n_codes:?}, n_nodes={})", self.n_nodes())
+    }
+}
+
+/// Keep the kind, which chooses the Python exception, and say which file it was.
+fn with_path(error: std::io::Error, path: &Path) -> PyErr {
+    std::io::Error::new(error.kind(), format!("`{}`: {error}", path.display())).into()
+}
+
+/// Rust core of mql4grec: collisions of semantic IDs and the trie of those that exist.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::{find_collisions, resolve_collisions, resolve_collisions_from_latents, CodeTrie};
+}
