@@ -1,0 +1,53 @@
+# Every target does its own set-up: the environment .venv, all dependencies, the release build of the
+# Rust extension. A second call does not set up again.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-python test-rust lint format bench bench-gpu clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard rust/*.rs)
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.pip: ## (uv installs about ten times faster than pip)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python >= 3.11, got " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 'maturin>=1.9.4,<2'
+	@touch $@
+
+.venv/.ready: .venv/.pip $(SOURCES)
+	VIRTUAL_ENV=$(CURDIR)/.venv PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin develop --release --uv --extras encoders,dev
+	@touch $@
+
+setup: .venv/.ready ## Make the environment .venv and build the extension
+
+run: setup ## Run the demo shop from pictures to recommendations
+	$(BIN)/python -m mql4grec run
+
+test: test-rust test-python ## Run all tests, Rust and Python
+
+test-python: setup
+	$(BIN)/python -m pytest
+
+test-rust:
+	cargo test --release --locked
+
+lint: setup ## Check formatting, ruff, mypy, the extension's stub, clippy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest mql4grec._core
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets --features python -- -D warnings
+
+format: setup ## Format all code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cargo fmt
+
+bench: setup ## Run all benches on the CPU
+	cargo bench --locked
+
+clean: ## Remove the environment and all build results (not runs/)
+	rm -rf .venv target .mypy_cache .pytest_cache .ruff_cache
