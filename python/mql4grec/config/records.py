@@ -175,6 +175,7 @@ class TrainingSettings(Record):
     micro_batch_size: Positive = 128  # samples of one forward pass
     epochs: Positive = 200
     samples_per_epoch: int | None = Field(default=None, gt=0)  # a random part; None: all of them
+    validation_samples: int | None = Field(default=None, gt=0)  # a fixed random part; None: all
     patience: Positive = 10  # epochs without a better validation loss
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
 

@@ -87,8 +87,12 @@ def draw_epoch(
     return _epoch(corpus, samples, order=generator.permutation(len(samples))[:limit])
 
 
-def validation_epoch(corpus: Corpus, tasks: Sequence[Task], *, seed: int, stage: Stage) -> Epoch:
-    """Give all validation samples; directions are drawn once, so that epochs can be compared.
+def validation_epoch(
+    corpus: Corpus, tasks: Sequence[Task], *, seed: int, stage: Stage, limit: int | None = None
+) -> Epoch:
+    """Give the validation samples; `limit` keeps a random part of them.
+
+    Directions and part are drawn once, so that epochs can be compared.
 
     Raises:
         DataError: If there are none.
@@ -102,7 +106,8 @@ def validation_epoch(corpus: Corpus, tasks: Sequence[Task], *, seed: int, stage:
             f"`recommender.{stage}.tasks`: expected samples to validate on, got none for "
             f"{list(tasks)} in {corpus.name!r}; add a task that reads histories, such as 'seqrec'"
         )
-    return _epoch(corpus, samples, order=np.arange(len(samples)))
+    rows = np.arange(len(samples)) if limit is None else generator.permutation(len(samples))
+    return _epoch(corpus, samples, order=rows[:limit])
 
 
 def cut(

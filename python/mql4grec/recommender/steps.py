@@ -40,7 +40,7 @@ class Loop:
         optimizer: Over all its parameters.
         corpus: All shops joined.
         tasks: Those that it has samples of.
-        validation: All validation samples.
+        validation: The validation samples.
         settings: Of this training.
         stage: "pretrain" or "finetune".
         folder: Where best model, checkpoint and history go.
@@ -143,7 +143,7 @@ def _loss(loop: Loop, samples: Samples, rows: NDArray[np.int64]) -> Tensor:
 
 @torch.no_grad()
 def validation_loss(loop: Loop) -> float:
-    """Give the mean loss per target token of all validation samples."""
+    """Give the mean loss per target token of the validation samples."""
     loop.model.eval()  # type: ignore[no-untyped-call]
     rank, n_processes = loop.processes.process_index, loop.processes.num_processes
     micro_batches = loop.cut(loop.validation, loop.validation.order)
@@ -151,7 +151,7 @@ def validation_loss(loop: Loop) -> float:
     for rows in micro_batches[rank::n_processes]:
         summed += _loss(loop, loop.validation.samples, rows)
     (total,) = _sum_over_processes(loop, summed.item())
-    return total / int(loop.validation.target_lengths.sum())
+    return total / int(loop.validation.target_lengths[loop.validation.order].sum())
 
 
 def learning_rate(number: int, loop: Loop) -> float:

@@ -128,7 +128,13 @@ def _prepare(
         optimizer=make_optimizer(model, lr=settings.lr, weight_decay=settings.weight_decay),
         corpus=corpus,
         tasks=tasks,
-        validation=validation_epoch(corpus, tasks, seed=runtime.seed, stage=stage),
+        validation=validation_epoch(
+            corpus,
+            tasks,
+            seed=runtime.seed,
+            stage=stage,
+            limit=settings.validation_samples,
+        ),
         settings=settings,
         stage=stage,
         folder=folder,
@@ -197,7 +203,7 @@ def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None])
 
 
 def _validate(loop: Loop, position: Position) -> Position:
-    """Measure the loss on all validation samples and close the epoch."""
+    """Measure the loss on the validation samples and close the epoch."""
     started = time.monotonic()
     valid_loss = validation_loss(loop)
     seconds = position.seconds + time.monotonic() - started

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mql4grec.config import MODALITIES, DatasetSettings, Settings
+from mql4grec.config import MODALITIES, DatasetSettings, Settings, TrainingSettings
 from mql4grec.errors import ConfigError
 from mql4grec.stages.context import Stage, encoded, modalities
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
@@ -77,10 +77,10 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     shared = (model, language, settings.runtime.precision, settings.seed)
     target = settings.target.name
     if settings.recommender.pretrain.datasets:
-        covers = (shared, settings.recommender.pretrain.model_dump(mode="json"))
+        covers = (shared, _training(settings.recommender.pretrain))
         place = "recommender/pretrain"
         yield Stage("pretrain", "", place, covers, ("generate-codes",), pretrain, shared=True)
-    covers = (shared, settings.recommender.finetune.model_dump(mode="json"), target)
+    covers = (shared, _training(settings.recommender.finetune), target)
     needs = ("generate-codes", "pretrain")
     yield Stage("finetune", "", "recommender/finetune", covers, needs, finetune, shared=True)
     covers = (settings.decoding.model_dump(mode="json"), target)
@@ -90,6 +90,11 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     yield Stage("evaluate", "metrics", "evaluation", covers, needs, evaluate)
     covers = (settings.report.model_dump(mode="json"), settings.name, settings.seed)
     yield Stage("report", "", "report", covers, ("evaluate metrics",), report)
+
+
+def _training(settings: TrainingSettings) -> dict[str, Any]:
+    """Leave out what changes the speed and not the result."""
+    return settings.model_dump(mode="json", exclude={"micro_batch_size"})
 
 
 def _names(command: str, *shops: DatasetSettings) -> tuple[str, ...]:
