@@ -1,7 +1,7 @@
 # Every target does its own set-up: the environment .venv, all dependencies, the release build of the
 # Rust extension. A second call does not set up again.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-python test-rust lint format bench bench-gpu clean
+.PHONY: help setup run test test-python test-rust lint format bench bench-torch bench-gpu clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -48,6 +48,14 @@ format: setup ## Format all code
 
 bench: setup ## Run all benches on the CPU
 	cargo bench --locked
+
+bench-torch: setup ## Run the benches of the rooms that use torch, on the device there is
+	$(BIN)/python benches/torch_rooms.py
+
+# No set-up of its own: a GPU machine may have its own PyTorch, and get the package as a wheel.
+bench-gpu: ## Run every GPU bench and check; writes benches/results/
+	$(PYTHON) benches/torch_rooms.py --out benches/results
+	$(PYTHON) -m pytest -m gpu -p no:cacheprovider -q || test $$? -eq 5
 
 clean: ## Remove the environment and all build results (not runs/)
 	rm -rf .venv target .mypy_cache .pytest_cache .ruff_cache

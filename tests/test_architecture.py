@@ -1,6 +1,8 @@
 """The house: a room imports only from rooms before it, and packages stay in their rooms."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +104,12 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
     for call in calls:
         name = ast.unparse(call.func)
         assert name not in {"print", "exit", "quit", "sys.exit", "os._exit"}, f"{path.name}: {name}"
+
+
+@pytest.mark.parametrize("room", ["translator", "recommender", "decoding.batches"])
+def test_rooms_that_train_need_no_polars(room: str) -> None:
+    code = (
+        f"import mql4grec.{room}, sys; assert 'torch' in sys.modules; "
+        "assert 'polars' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,10 +2,27 @@
 
 This room knows file formats, their faults, k-core filtering and the split; it does not open
 pictures and does not know what texts and histories are used for.
+
+`prepare` and `load` are imported when first used: rooms that train need the records only, and no
+polars.
 """
 
-from mql4grec.catalog.layout import load
-from mql4grec.catalog.preparation import prepare
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from mql4grec.catalog.records import Catalog, Histories
 
+if TYPE_CHECKING:
+    from mql4grec.catalog.layout import load
+    from mql4grec.catalog.preparation import prepare
+
 __all__ = ["Catalog", "Histories", "load", "prepare"]
+
+PLACES = {"load": "layout", "prepare": "preparation"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in PLACES:
+        raise AttributeError(f"module `{__name__}` has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+    return value

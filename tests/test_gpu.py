@@ -1,0 +1,72 @@
+"""What must hold on a GPU as on a CPU."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_language
+import tiny_training
+from mql4grec import decoding, language, recommender, rqvae
+from mql4grec.runtime import Runtime
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+GPU = Runtime(device="cuda", seed=3)
+
+
+def test_the_translator_gives_the_same_codes() -> None:
+    network = rqvae.RQVAE(
+        in_dim=16, layers=(32,), e_dim=8, num_emb_list=(16, 16), sk_epsilons=(0, 0), seed=1
+    )
+    vectors = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network.nearest_codes(network.encoder(vectors))
+        found = network.to("cuda").nearest_codes(network.encoder(vectors.to("cuda")))
+    assert (expected == found.cpu()).float().mean() > 0.99  # near ties may fall either way
+
+
+def test_training_follows_the_same_losses(tmp_path: Path) -> None:
+    losses = []
+    for name, runtime in (("cpu", replace(GPU, device="cpu")), ("gpu", GPU)):
+        shop, journal = tiny_training.shop(), tiny_training.Recorder()
+        recommender.train(
+            tiny_training.network(shop, dropout=0.0),
+            [shop],
+            tiny_training.settings(),
+            stage="finetune",
+            folder=tmp_path / name,
+            runtime=runtime,
+            journal=journal,
+        )
+        losses.append(
+            [values["valid_loss"] for event, values in journal.events if "epoch" in event]
+        )
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_beam_search_recommends_the_same_items() -> None:
+    shop = tiny_training.shop()
+    codes = np.stack(np.unravel_index(np.arange(12), (4, 5, 6)), axis=1).astype(np.uint16)
+    ids = replace(tiny_language.semantic_ids("text", 12), codes=codes)
+    inputs = language.encode_histories(
+        shop, shop.histories, task="seqrec", users=np.arange(shop.histories.n_users)
+    )
+    rankings = [
+        decoding.recommend(
+            tiny_training.network(shop),
+            decoding.build_trie(ids),
+            vocabulary=shop.vocabulary,
+            modality="text",
+            inputs=inputs,
+            n_beams=5,
+            runtime=runtime,
+        )
+        for runtime in (replace(GPU, device="cpu"), GPU)
+    ]
+    np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
+    np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-3)
