@@ -54,6 +54,17 @@ def test_a_stage_keeps_its_files_until_its_fingerprint_changes(tmp_path: Path) -
     assert artifacts.read_stamp(folder) == {"fingerprint": "y", "done": False, "seconds": 0}
 
 
+def test_what_a_killed_call_was_writing_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "stage"
+    (folder / ".half").mkdir(parents=True)
+    (folder / ".stamp.1.json").write_text("{")
+    artifacts.open_stage(folder, "x")
+    (folder / "kept").write_text("")
+    (folder / ".kept.2").write_text("")
+    artifacts.open_stage(folder, "x")
+    assert {path.name for path in folder.iterdir()} == {artifacts.STAMP, "kept"}
+
+
 def test_a_folder_that_no_run_made_is_never_emptied(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("dear")
     with pytest.raises(ArtifactError, match="choose another `run_dir`"):

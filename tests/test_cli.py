@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import tiny
-from mql4grec import pipeline
+from mql4grec import cli, pipeline
 from mql4grec.cli import app
 from mql4grec.runtime import SILENT
 
@@ -109,6 +109,26 @@ def test_recommend_reads_standard_input(finished: Path) -> None:
     assert len(result.output.strip().splitlines()) == 2
 
 
+def test_recommend_gives_more_items_than_beams(finished: Path) -> None:
+    lines = (finished / "catalog" / "Demo" / "Demo.item2id").read_text().splitlines()
+    item = lines[0].split("\t")[0]
+    arguments = [item, "--json", "--top-k", "25", "--ranking", "text", *options(finished)]
+    result = call("recommend", *arguments)
+    assert len(json.loads(result.output)["items"]) == 25
+
+
+def test_recommend_needs_a_trained_run(tmp_path: Path) -> None:
+    result = call("recommend", "item-0001", *options(tmp_path))
+    assert result.exit_code == 1
+    assert "expected stage `finetune` to be done, it is 'to do'" in str(result.exception)
+
+
+def test_titles_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    item = {"item_id": "1", "title": "Guitar [black] [/b]", "score": -1.0}
+    cli._print_recommendation({"history": ["[x]"], "items": [item]})
+    assert "Guitar [black] [/b]" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +137,8 @@ def test_recommend_reads_standard_input(finished: Path) -> None:
             "expected item ids of `Demo`, got 1 unknown, the first ['no-such-item']",
         ),
         ([], "histories: expected item ids or a file, got none"),
+        (["--histories", "none.jsonl"], "`none.jsonl`: expected a file of JSON lines, got"),
+        (["item-0001", "--ranking", "best"], "expected one of ['text', 'image', 'fused']"),
     ],
 )
 def test_recommend_refuses(finished: Path, arguments: list[str], message: str) -> None:

@@ -83,6 +83,27 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         config.load(tmp_path / "nowhere.yaml")
 
 
+def test_pretraining_is_the_papers_where_it_is_not_set(tmp_path: Path) -> None:
+    path = written(tmp_path, SHOP)
+    overrides = ["recommender.pretrain.datasets=[A]", "recommender.pretrain.lr=0.1"]
+    found = config.load(path, overrides=overrides).recommender.pretrain
+    assert (found.lr, found.epochs, found.batch_size, found.schedule) == (0.1, 30, 4096, "constant")
+    assert found.tasks == ("seqrec", "seqimage")
+
+
+def test_faults_between_settings_are_told_together(tmp_path: Path) -> None:
+    overrides = ["catalog.target=Q", "recommender.finetune.datasets=[A]"]
+    with pytest.raises(ConfigError) as caught:
+        config.load(written(tmp_path, SHOP), overrides=overrides)
+    assert "`catalog.target`: expected one of ['A', 'B'], got 'Q'" in str(caught.value)
+    assert "`recommender.finetune.datasets`: expected none, got ['A']" in str(caught.value)
+
+
+def test_faulty_overrides_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`--set a`.*\n`--set b`"):
+        config.load(written(tmp_path, SHOP), overrides=["a", "b"])
+
+
 def test_the_target_is_the_first_shop_unless_named(tmp_path: Path) -> None:
     path = written(tmp_path, SHOP)
     assert config.load(path).target.name == "A"

@@ -1,6 +1,7 @@
 """A whole run: once, again, with a changed setting, and killed on the way."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import polars as pl
 import pytest
 
 import tiny
-from mql4grec import artifacts, pipeline
+from mql4grec import artifacts, catalog, config, pipeline
 from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.runtime import SILENT, Journal
+from mql4grec.stages import plan
 
 STAGES = [
     "prepare Demo",
@@ -126,6 +128,75 @@ def test_a_changed_setting_makes_its_stage_and_all_that_follow_stale(
 def test_pace_is_no_part_of_a_fingerprint(finished: Path, name: str) -> None:
     states = pipeline.inspect(tiny.settings(finished, name))
     assert {item.state for item in states} == {"done"}
+
+
+def test_the_settings_that_a_run_leaves_run_it_again(finished: Path) -> None:
+    states = pipeline.inspect(config.load(finished / "config.yaml"))
+    assert {item.state for item in states} == {"done"}
+    shop = config.load(finished / "config.yaml").catalog
+    again = catalog.prepare(shop.datasets[0], shop, folder=finished / "again", seed=2025)
+    shutil.rmtree(finished / "again")
+    assert again.item_ids == catalog.load(finished / "catalog" / "Demo", "Demo").item_ids
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("embeddings.text.kind=none", ""),
+        ("recommender.finetune.tasks=[seqimage]", "expected 'seqrec' among them to rank by text"),
+    ],
+)
+def test_a_ranking_needs_its_task(tmp_path: Path, override: str, message: str) -> None:
+    only_image = ("recommender.finetune.tasks=[seqimage]", override)
+    if not message:
+        assert "embed Demo text" not in [s.name for s in plan(tiny.settings(tmp_path, *only_image))]
+        return
+    with pytest.raises(ConfigError) as caught:
+        plan(tiny.settings(tmp_path, *only_image))
+    assert message in str(caught.value)
+
+
+def test_a_command_that_the_settings_do_not_ask_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipeline.run(tiny.settings(tmp_path), journal=SILENT, only="pretrain")
+    assert str(caught.value) == (
+        "`pretrain`: expected settings that ask for it, got none; "
+        "`mql4grec check` lists the stages of a run"
+    )
+
+
+def test_a_shop_may_lack_a_modality_that_another_has(tmp_path: Path) -> None:
+    shops = (
+        "[{name: A, format: demo, n_items: 60, n_users: 60},"
+        " {name: B, format: demo, n_items: 50, n_users: 60, modalities: [text]}]"
+    )
+    names = [s.name for s in plan(tiny.settings(tmp_path, f"catalog.datasets={shops}"))]
+    assert "embed A image" in names
+    assert "embed B text" in names
+    assert "embed B image" not in names
+
+
+def test_given_codes_of_different_sizes_share_a_vocabulary(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / "catalog" / "Demo" / "Demo.item2id").read_text().splitlines()
+    items = [line.split("\t")[0] for line in lines]
+    index = {item: [f"<a_{row}>", f"<b_{300 + row}>"] for row, item in enumerate(items)}
+    (tmp_path / "given.json").write_text(json.dumps(index))
+    shop = finished / "catalog" / "Demo" / "shop"
+    table = f"format: tables, interactions: {shop}/interactions.csv, items: {shop}/items.csv"
+    shops = (
+        f"[{{name: A, {table}, text_index: {tmp_path}/given.json}},"
+        " {name: B, format: demo, n_items: 60, n_users: 80}]"
+    )
+    settings = tiny.settings(
+        tmp_path / "run",
+        f"catalog.datasets={shops}",
+        "embeddings.image.kind=none",
+        "translator.num_emb_list=[16, 16]",
+        "translator.sk_epsilons=[0, 0]",
+        "recommender.finetune.tasks=[seqrec]",
+    )
+    pipeline.run(settings, journal=SILENT)
+    assert "text" in metrics_of(tmp_path / "run")
 
 
 def test_a_changed_setting_is_done_anew(finished: Path, tmp_path: Path) -> None:

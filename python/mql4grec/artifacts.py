@@ -96,6 +96,7 @@ def open_stage(folder: Path, mark: str) -> None:
     Raises:
         ArtifactError: If the folder has files but no stamp, so that they may be the user's own.
     """
+    _remove_halves(folder)
     found = read_stamp(folder)
     if found is not None and found["fingerprint"] == mark:
         return
@@ -110,6 +111,15 @@ def open_stage(folder: Path, mark: str) -> None:
         elif path.name != STAMP:  # goes last: until then the folder is known to be a stage's
             path.unlink()
     write_json(folder / STAMP, {"fingerprint": mark, "done": False, "seconds": 0})
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove what a killed call was writing: all names that begin with a dot."""
+    for path in list(folder.rglob(".*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def close_stage(folder: Path, mark: str, *, seconds: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,9 +47,6 @@ def main() -> None:
     except Mql4grecError as err:
         print(f"error: {err}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 def _show_version(value: bool) -> None:
@@ -166,11 +163,12 @@ def recommend(
     """Recommend the next items for histories."""
     import json
 
-    from mql4grec.pipeline import context_of
+    from mql4grec import pipeline
     from mql4grec.stages import serving
 
     settings = _settings(config, overrides)
-    context = context_of(settings, journal=_journal(settings, quiet=True, log=False))
+    pipeline.require_done(pipeline.inspect(settings), "evaluate")
+    context = pipeline.context_of(settings, journal=_journal(settings, quiet=True, log=False))
     given = serving.read_histories(items or [], histories)
     for recommendation in serving.recommend(context, given, ranking=ranking, top_k=top_k):
         if as_json:
@@ -192,13 +190,12 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
     table = Table("stage", "folder", "state", title=f"run {settings.name}")
     for item in pipeline.inspect(settings):
         table.add_row(item.stage.name, str(settings.folder / item.stage.place), item.state)
-    console = _console()
-    console.print(table)
+    _console().print(table)
     for fault in faults:
-        console.print(f"[red]fault:[/] {fault}", highlight=False)
+        print(f"fault: {fault}")
     if faults:
         raise typer.Exit(1)
-    console.print("settings, files and packages are in order")
+    print("settings, files and packages are in order")
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -249,7 +246,11 @@ def _do(settings: Settings, command: str | None, *, quiet: bool) -> None:
     from mql4grec import pipeline
     from mql4grec.runtime import is_main_process, leave_everyone
 
-    done = pipeline.run(settings, journal=_journal(settings, quiet=quiet), only=command)
+    try:
+        done = pipeline.run(settings, journal=_journal(settings, quiet=quiet), only=command)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
     leave_everyone()
     if is_main_process() and not quiet:
         text = ", ".join(done) if done else "nothing, all stages were finished"
@@ -281,13 +282,13 @@ def _print_results(settings: Settings) -> None:
         print(f"report:  {page}")
 
 
-def _print_recommendation(recommendation: dict[str, object]) -> None:
+def _print_recommendation(recommendation: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("rank", "item", "title", "score", title=str(recommendation["history"]))
-    items = recommendation["items"]
-    assert isinstance(items, list)
-    for rank, item in enumerate(items, start=1):
+    history = escape(" ".join(map(str, recommendation["history"])))
+    table = Table("rank", "item", "title", "score", title=history)
+    for rank, item in enumerate(recommendation["items"], start=1):
         score = f"{item['score']:.3f}"
-        table.add_row(str(rank), item["item_id"], item["title"], score)
+        table.add_row(str(rank), escape(item["item_id"]), escape(item["title"]), score)
     _console().print(table)

@@ -7,13 +7,13 @@ it; an interrupted stage goes on at its last checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mql4grec import artifacts, config, runtime
 from mql4grec.config import Settings
-from mql4grec.errors import ArtifactError
+from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.runtime import Journal
 from mql4grec.stages import Context, Stage, plan
 
@@ -27,8 +27,7 @@ class StageState:
     Attributes:
         stage: The stage.
         mark: Its fingerprint under the present settings.
-        state: "done", "started" (goes on at its checkpoint), "stale" (its settings or inputs have
-            changed since, it will be done anew) or "to do".
+        state: "started" goes on at its checkpoint; "stale" has other settings or inputs than now.
     """
 
     stage: Stage
@@ -60,7 +59,7 @@ def _state(settings: Settings, stage: Stage, mark: str) -> State:
 def context_of(settings: Settings, *, journal: Journal) -> Context:
     """Make ready what every stage is given."""
     machine = runtime.start(settings.runtime, seed=settings.seed)
-    return Context(settings=settings, runtime=machine, journal=journal)
+    return Context(settings, machine, journal)
 
 
 def run(settings: Settings, *, journal: Journal, only: str | None = None) -> list[str]:
@@ -79,9 +78,9 @@ def run(settings: Settings, *, journal: Journal, only: str | None = None) -> lis
     """
     context = context_of(settings, journal=journal)
     states = inspect(settings)
-    runtime.wait_for_everyone()  # all have seen the same state of the folder before it changes
+    context.wait_for_everyone()  # all have seen the folder before it changes
     if only is not None:
-        _require_done(states, only)
+        require_done(states, only)
     if runtime.is_main_process():
         artifacts.write_text(settings.folder / "config.yaml", config.dump(settings))
     todo = [s for s in states if s.state != "done" and only in (None, s.stage.command)]
@@ -90,19 +89,21 @@ def run(settings: Settings, *, journal: Journal, only: str | None = None) -> lis
     return [item.stage.name for item in todo]
 
 
-def _require_done(states: Iterable[StageState], command: str) -> None:
-    """Check that all that a command's stages need is there."""
-    by_name = {item.stage.name: item for item in states}
-    for item in by_name.values():
-        if item.stage.command != command:
-            continue
-        for name in item.stage.needs:
-            found = by_name[name]
-            if found.state != "done" and found.stage.command != command:
-                raise ArtifactError(
-                    f"`{command}`: expected stage `{name}` to be done, it is {found.state!r}; "
-                    f"run `mql4grec {found.stage.command}` with the same settings first"
-                )
+def require_done(states: Sequence[StageState], command: str) -> None:
+    """Check that a command has something to do, and that all that it needs is there."""
+    mine = [item.stage for item in states if item.stage.command == command]
+    if not mine:
+        raise ConfigError(
+            f"`{command}`: expected settings that ask for it, got none; "
+            "`mql4grec check` lists the stages of a run"
+        )
+    needs = {name for stage in mine for name in stage.needs}
+    for item in states:
+        if item.stage.name in needs and item.stage.command != command and item.state != "done":
+            raise ArtifactError(
+                f"`{command}`: expected stage `{item.stage.name}` to be done, it is "
+                f"{item.state!r}; run `mql4grec {item.stage.command}` with the same settings first"
+            )
 
 
 def _do(item: StageState, context: Context) -> None:
@@ -113,10 +114,10 @@ def _do(item: StageState, context: Context) -> None:
     if is_main:
         artifacts.open_stage(folder, item.mark)
         context.journal.log("stage.start", name=item.stage.name, resumed=item.state == "started")
-    runtime.wait_for_everyone()
+    context.wait_for_everyone()
     if is_main or item.stage.shared:
         item.stage.work(context, folder)
-    runtime.wait_for_everyone()
+    context.wait_for_everyone()
     if is_main:
         seconds = round(time.monotonic() - began, 2)
         artifacts.close_stage(folder, item.mark, seconds=seconds)

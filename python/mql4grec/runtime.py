@@ -197,16 +197,19 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def wait_for_everyone() -> None:
+def wait_for_everyone(*, cpu: bool) -> None:
     """Wait until all processes of the run are here; nothing to do for a single one.
 
     A stage that only the main process does may take days, so the wait has no practical limit.
+
+    Args:
+        cpu: The run uses no GPU; what the first call says holds for the whole run.
     """
     if n_processes() == 1:
         return
     from accelerate import PartialState
 
-    PartialState(timeout=timedelta(days=30)).wait_for_everyone()
+    PartialState(cpu=cpu, timeout=timedelta(days=30)).wait_for_everyone()
 
 
 def leave_everyone() -> None:

@@ -30,15 +30,21 @@ def load(path: Path, *, overrides: Sequence[str] = ()) -> Settings:
         ConfigError: With all faults together, unknown keys with the nearest name.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as err:
-        raise ConfigError(f"`{path}`: expected a YAML file, got {err.strerror}") from err
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"`{path}`: expected a YAML file, got {err}") from err
     except yaml.YAMLError as err:
         raise ConfigError(f"`{path}`: expected YAML, got {err}") from err
     if not isinstance(tree, dict):
         raise ConfigError(f"`{path}`: expected a mapping of rooms, got {type(tree).__name__}")
+    faults = []
     for override in overrides:
-        _override(tree, override)
+        try:
+            _override(tree, override)
+        except ConfigError as err:
+            faults.append(str(err))
+    if faults:
+        raise ConfigError("\n".join(faults))
     try:
         return Settings.model_validate(tree)
     except ValidationError as err:
@@ -63,16 +69,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
         elif isinstance(node, dict):
             node[key] = {} if node.get(key) is None else node[key]
             node = node[key]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"`--set {override}`: `{key}` is {node!r}, which has no parts")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as err:
         raise ConfigError(f"`--set {override}`: expected a YAML value, got {value!r}") from err
     if isinstance(node, list):
         node[_place(node, last, override)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
     else:
-        raise ConfigError(f"`--set {override}`: `{parents[-1]}` is {node!r}, which has no parts")
+        node[last] = parsed
 
 
 def _place(node: list[Any], key: str, override: str) -> int:

@@ -6,7 +6,7 @@ The defaults are the paper's. Annotations give types and ranges, comments units 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -65,6 +65,7 @@ class DatasetSettings(Record):
     title_column: str | None = "title"
     description_columns: tuple[str, ...] = ("description",)
     image_column: str | None = None  # path of each item's picture, relative to the table
+    modalities: tuple[Modality, ...] = Field(default=MODALITIES, min_length=1)  # that it has
     text_index: Path | None = None  # given semantic IDs instead of a translator's
     image_index: Path | None = None
     n_items: Positive = 1000  # demo only
@@ -203,6 +204,14 @@ class RecommenderSettings(Record):
     pretrain: TrainingSettings = PRETRAIN
     finetune: TrainingSettings = TrainingSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _pretrain_like_the_paper(cls, data: Any) -> Any:
+        """Let what is not set of `pretrain` be the paper's pre-training, not its fine-tuning."""
+        if isinstance(data, dict) and isinstance(data.get("pretrain"), dict):
+            return {**data, "pretrain": PRETRAIN.model_dump(exclude_unset=True) | data["pretrain"]}
+        return data
+
 
 class DecodingSettings(Record):
     """Room `decoding`: beam search constrained by the trie."""
@@ -263,14 +272,21 @@ class Settings(Record):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         names = [shop.name for shop in self.catalog.datasets]
+        target, training = self.catalog.target, self.recommender
+        faults = []
         if len(set(names)) < len(names):
-            raise ValueError(f"`catalog.datasets`: expected distinct names, got {names}")
-        if self.catalog.target is not None and self.catalog.target not in names:
-            raise ValueError(
-                f"`catalog.target`: expected one of {names}, got {self.catalog.target!r}"
-            )
-        if unknown := [n for n in self.recommender.pretrain.datasets if n not in names]:
-            raise ValueError(
+            faults.append(f"`catalog.datasets`: expected distinct names, got {names}")
+        if target is not None and target not in names:
+            faults.append(f"`catalog.target`: expected one of {names}, got {target!r}")
+        if unknown := [n for n in training.pretrain.datasets if n not in names]:
+            faults.append(
                 f"`recommender.pretrain.datasets`: expected some of {names}, got {unknown}"
             )
+        if training.finetune.datasets:
+            faults.append(
+                "`recommender.finetune.datasets`: expected none, got "
+                f"{list(training.finetune.datasets)}; use `catalog.target`"
+            )
+        if faults:
+            raise ValueError("\n  ".join(faults))
         return self

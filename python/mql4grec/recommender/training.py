@@ -318,5 +318,5 @@ def _out_of_memory_told(loop: Loop) -> Iterator[None]:
         raise ConfigError(
             f"`recommender.{loop.stage}.micro_batch_size`: expected as many samples as fit into "
             f"the memory of {loop.model.device}, got {size}; set it to {max(size // 2, 1)}, "
-            "which changes the speed, not the result"
+            "which changes the speed, and of the result only dropout's draws"
         ) from err

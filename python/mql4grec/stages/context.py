@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from mql4grec import artifacts, catalog, codes
 from mql4grec.catalog import Catalog
 from mql4grec.codes import SemanticIds
-from mql4grec.config import MODALITIES, DatasetSettings, Modality, Settings
+from mql4grec.config import MODALITIES, DatasetSettings, Modality, Settings, Task
 from mql4grec.errors import DataError
-from mql4grec.runtime import Journal, Runtime
+from mql4grec.runtime import Journal, Runtime, wait_for_everyone
 
 if TYPE_CHECKING:
     from mql4grec.language import Corpus, Vocabulary
 
+SEQUENCE_TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}
 INDEX_SUFFIX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}  # the authors' file names
 
 
@@ -33,6 +34,10 @@ class Context:
     def folder(self) -> Path:
         """Folder of the run."""
         return self.settings.folder
+
+    def wait_for_everyone(self) -> None:
+        """Wait until all processes of the run are here."""
+        wait_for_everyone(cpu=self.runtime.device == "cpu")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def encoded(settings: Settings) -> Iterator[tuple[DatasetSettings, Modality]]:
     for shop in settings.catalog.datasets:
         for modality in MODALITIES:
             kind = getattr(settings.embeddings, modality).kind
-            if kind != "none" and given_index(shop, modality) is None:
+            wanted = kind != "none" and modality in shop.modalities
+            if wanted and given_index(shop, modality) is None:
                 yield shop, modality
 
 
@@ -127,9 +133,20 @@ def load_corpus(context: Context, name: str) -> Corpus:
     from mql4grec import language
 
     (shop,) = (shop for shop in context.settings.catalog.datasets if shop.name == name)
+    vocabulary = load_vocabulary(context)
     return language.build_corpus(
-        load_vocabulary(context),
+        vocabulary,
         load_catalog(context, name).histories,
-        load_ids(context, shop),
+        load_spelt_ids(context, shop, vocabulary=vocabulary),
         context.settings.language,
     )
+
+
+def load_spelt_ids(
+    context: Context, shop: DatasetSettings, *, vocabulary: Vocabulary
+) -> dict[Modality, SemanticIds]:
+    """Read a shop's semantic IDs with the vocabulary's levels, which other shops may widen."""
+    return {
+        modality: dataclasses.replace(ids, n_codes=vocabulary.n_codes[modality])
+        for modality, ids in load_ids(context, shop).items()
+    }

@@ -101,8 +101,14 @@ def _semantic_ids(
     given = given_index(shop, modality)
     if given is not None:
         shared = context.settings.codes.shared
+        by_row = shop.format == "authors"  # their files name items by row
         return codes.read_index(
-            given, dataset=shop.name, modality=modality, n_items=n_items, shared=shared
+            given,
+            dataset=shop.name,
+            modality=modality,
+            n_items=n_items if by_row else None,
+            item_ids=None if by_row else load_catalog(context, shop.name).item_ids,
+            shared=shared,
         )
     from mql4grec import translator
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mql4grec.config import MODALITIES, DatasetSettings, Settings, TrainingSettings
 from mql4grec.errors import ConfigError
-from mql4grec.stages.context import Stage, encoded, modalities
+from mql4grec.stages.context import SEQUENCE_TASK, Stage, encoded, modalities
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
 from mql4grec.stages.page import report
 from mql4grec.stages.training import decode, evaluate, finetune, pretrain
@@ -23,13 +23,21 @@ def plan(settings: Settings) -> list[Stage]:
     """List the stages of a run in order.
 
     Raises:
-        ConfigError: If a shop has neither text nor image codes to come by.
+        ConfigError: If a shop has neither text nor image codes to come by, or no task learns to
+            rank by those that it has.
     """
     for shop in settings.catalog.datasets:
         if not modalities(settings, shop):
             raise ConfigError(
                 f"`{shop.name}`: expected a modality, got none; set `embeddings.text.kind` or "
                 "`embeddings.image.kind`, or give an index"
+            )
+    for modality in modalities(settings, settings.target):
+        if SEQUENCE_TASK[modality] not in settings.recommender.finetune.tasks:
+            raise ConfigError(
+                f"`recommender.finetune.tasks`: expected {SEQUENCE_TASK[modality]!r} among them to "
+                f"rank by {modality} codes, got {list(settings.recommender.finetune.tasks)}; add "
+                "it, or leave the modality out"
             )
     stages = [*_plan_items(settings), *_plan_training(settings)]
     names = [stage.name for stage in stages]
@@ -45,7 +53,8 @@ def _plan_items(settings: Settings) -> Iterator[Stage]:
     rules = settings.catalog.model_dump(mode="json", exclude={"datasets", "target"})
     covers: Any
     for shop in shops:
-        covers = (shop.model_dump(mode="json"), rules, _identities(shop), settings.seed)
+        files = [_identity(path) for path in _files(shop)]
+        covers = (shop.model_dump(mode="json"), rules, files, settings.seed)
         yield Stage("prepare", shop.name, f"catalog/{shop.name}", covers, (), prepare(shop))
     for shop, modality in encoded(settings):
         encoder = getattr(settings.embeddings, modality).model_dump(mode="json")
@@ -93,7 +102,7 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
 
 
 def _training(settings: TrainingSettings) -> dict[str, Any]:
-    """Leave out what changes the speed and not the result."""
+    """Leave out what changes the speed, and of the result only dropout's draws."""
     return settings.model_dump(mode="json", exclude={"micro_batch_size"})
 
 
@@ -109,8 +118,11 @@ def _identity(path: Path | None) -> tuple[str, int, int] | None:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
-def _identities(shop: DatasetSettings) -> list[tuple[str, int, int] | None]:
+def _files(shop: DatasetSettings) -> list[Path | None]:
+    """List what a shop is read from; of its pictures, the folder, which changes with its names."""
     paths = [shop.interactions, shop.items]
     if shop.root is not None:
         paths += sorted((shop.root / shop.name).glob(f"{shop.name}.*"))
-    return [_identity(path) for path in paths]
+    if shop.images is not None:
+        paths.append(Path(shop.images.partition("{")[0] + "x").parent)
+    return paths

@@ -12,23 +12,28 @@ import numpy as np
 
 from mql4grec import evaluation
 from mql4grec.catalog import Catalog, Histories
-from mql4grec.config import Modality, Task
+from mql4grec.config import Modality
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ArtifactError, DataError
 from mql4grec.stages.context import (
+    SEQUENCE_TASK,
     Context,
     load_catalog,
     load_corpus,
     load_ids,
+    load_spelt_ids,
     load_vocabulary,
     modalities,
 )
 
-SEQUENCE_TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}
-
 
 def rank(
-    context: Context, histories: Histories, *, modality: Modality, folder: Path | None = None
+    context: Context,
+    histories: Histories,
+    *,
+    modality: Modality,
+    n_beams: int,
+    folder: Path | None = None,
 ) -> Rankings:
     """Rank the target shop's items for every history, by beam search in one modality.
 
@@ -36,22 +41,24 @@ def rank(
         context: Of a run whose fine-tuning is done.
         histories: Of U users, item rows of the target shop.
         modality: Whose codes are read and written.
+        n_beams: M, the length of the rankings.
         folder: Where finished parts are kept, so that an interrupted call goes on; None: nowhere.
     """
     from mql4grec import decoding, language, recommender
 
     settings = context.settings
     corpus = load_corpus(context, settings.target.name)
-    trie = decoding.build_trie(load_ids(context, settings.target)[modality])
+    vocabulary = load_vocabulary(context)
+    ids = load_spelt_ids(context, settings.target, vocabulary=vocabulary)[modality]
     users = np.arange(histories.n_users)
     inputs = language.encode_histories(corpus, histories, task=SEQUENCE_TASK[modality], users=users)
     return decoding.recommend(
         recommender.load(context.folder / "recommender" / "finetune"),
-        trie,
-        vocabulary=load_vocabulary(context),
+        decoding.build_trie(ids),
+        vocabulary=vocabulary,
         modality=modality,
         inputs=inputs,
-        n_beams=settings.decoding.n_beams,
+        n_beams=n_beams,
         batch_size=settings.decoding.batch_size,
         folder=folder,
         runtime=context.runtime,
@@ -59,18 +66,16 @@ def rank(
     )
 
 
-def fuse(context: Context, rankings: dict[Modality, Rankings], *, top_k: int) -> Rankings:
-    """Fuse text and picture rankings as the settings say; a single one stays as it is."""
-    settings = context.settings.evaluation
-    if len(rankings) == 1:
-        (only,) = rankings.values()
-        return Rankings(items=only.items[:, :top_k], scores=only.scores[:, :top_k])
-    return evaluation.fuse(
-        rankings["text"],
-        rankings["image"],
-        rule=settings.fusion,
-        alpha=settings.alpha,
-        top_k=top_k,
+def assemble(
+    context: Context, generated: dict[Modality, Rankings], histories: Histories
+) -> dict[str, Rankings]:
+    """Remove seen items if the settings ask for it, and add "fused" where both modalities are."""
+    ids = load_ids(context, context.settings.target)
+    return evaluation.assemble(
+        generated,
+        histories,
+        settings=context.settings.evaluation,
+        n_tokens=1 + max(found.n_levels for found in ids.values()),  # codes and eos
     )
 
 
@@ -82,7 +87,10 @@ def read_histories(items: Sequence[str], path: Path | None) -> list[list[str]]:
     """
     histories = [list(items)] if items else []
     if path is not None:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        try:
+            text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as err:
+            raise DataError(f"`{path}`: expected a file of JSON lines, got {err}") from err
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
                 histories.append(_parse_history(line, f"`{path}`, line {number}"))
@@ -110,7 +118,7 @@ def recommend(
         context: Of a run whose fine-tuning is done.
         histories: Item ids each, oldest first.
         ranking: "text", "image" or "fused".
-        top_k: Items per history, at most `decoding.n_beams`.
+        top_k: Items per history; the search uses at least as many beams.
 
     Yields:
         Per history {"history": [id], "items": [{"item_id", "title", "score"}]}.
@@ -127,12 +135,16 @@ def recommend(
             f"`--ranking`: expected one of {[*available, 'fused']}, got {ranking!r}"
         )
     rows = _rows(shop, histories)
-    rankings = {modality: rank(context, rows, modality=modality) for modality in wanted}
-    best = fuse(context, rankings, top_k=top_k)
+    longest = int(rows.lengths().max())  # as many items as could be removed as seen
+    n_beams = max(context.settings.decoding.n_beams, top_k)
+    n_beams += longest if context.settings.evaluation.remove_seen else 0
+    found_by = {m: rank(context, rows, modality=m, n_beams=n_beams) for m in wanted}
+    rankings = assemble(context, found_by, rows)
+    best = rankings.get("fused") or rankings[wanted[0]]
     for history, items, scores in zip(histories, best.items, best.scores, strict=True):
         found = [
             {"item_id": shop.item_ids[item], "title": shop.titles[item], "score": float(score)}
-            for item, score in zip(items, scores, strict=True)
+            for item, score in zip(items[:top_k], scores, strict=False)
             if item >= 0
         ]
         yield {"history": list(history), "items": found}

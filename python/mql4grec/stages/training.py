@@ -17,7 +17,6 @@ from mql4grec.stages.context import (
     Context,
     load_catalog,
     load_corpus,
-    load_ids,
     load_vocabulary,
     modalities,
 )
@@ -78,7 +77,11 @@ def decode(context: Context, folder: Path) -> None:
         if path.exists():
             continue  # an earlier call of this stage was interrupted after it
         rankings = serving.rank(
-            context, inputs, modality=modality, folder=folder / f"{modality}.parts"
+            context,
+            inputs,
+            modality=modality,
+            n_beams=context.settings.decoding.n_beams,
+            folder=folder / f"{modality}.parts",
         )
         with atomic_path(path) as temporary:
             np.savez(temporary, items=rankings.items, scores=rankings.scores)
@@ -93,7 +96,7 @@ def evaluate(context: Context, folder: Path) -> None:
         shop.histories,
         n_items=shop.n_items,
         settings=settings.evaluation,
-        top_k=settings.decoding.n_beams,
+        top_k=max(settings.decoding.n_beams, 10),  # the metrics look at ten
         journal=context.journal,
     )
     found = evaluation.evaluate(
@@ -113,15 +116,10 @@ def evaluate(context: Context, folder: Path) -> None:
 def load_rankings(context: Context) -> dict[str, Rankings]:
     """Read the generated rankings of the test users, seen items removed if asked, fused added."""
     target = context.settings.target
-    ids = load_ids(context, target)
     generated: dict[Modality, Rankings] = {}
     for modality in modalities(context.settings, target):
         path = context.folder / "decoding" / f"{modality}.npz"
         with np.load(artifacts.require(path, made_by="evaluate"), allow_pickle=False) as arrays:
             generated[modality] = Rankings(items=arrays["items"], scores=arrays["scores"])
-    return evaluation.assemble(
-        generated,
-        load_catalog(context, target.name).histories.held_out(1),
-        settings=context.settings.evaluation,
-        n_tokens=1 + max(found.n_levels for found in ids.values()),  # codes and eos
-    )
+    inputs = load_catalog(context, target.name).histories.held_out(1)
+    return serving.assemble(context, generated, inputs)
