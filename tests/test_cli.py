@@ -73,6 +73,7 @@ def test_results_are_printed(finished: Path) -> None:
     assert result.exit_code == 0
     assert "fused" in result.output
     assert "popular" in result.output
+    assert "collisions, before and after" in result.output
 
 
 def test_check_tells_what_is_done(finished: Path) -> None:

@@ -74,6 +74,7 @@ def run(
     """Do the whole chain; finished stages are skipped, interrupted ones go on."""
     settings = _settings(config, overrides)
     _do(settings, None, quiet=quiet)
+    _print_collisions(settings)
     _print_results(settings)
 
 
@@ -106,7 +107,9 @@ def generate_codes(
     config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
 ) -> None:
     """Give every item a semantic ID of its own per modality."""
-    _do(_settings(config, overrides), "generate-codes", quiet=quiet)
+    settings = _settings(config, overrides)
+    _do(settings, "generate-codes", quiet=quiet)
+    _print_collisions(settings)
 
 
 @app.command()
@@ -255,6 +258,29 @@ def _do(settings: Settings, command: str | None, *, quiet: bool) -> None:
     if is_main_process() and not quiet:
         text = ", ".join(done) if done else "nothing, all stages were finished"
         _console(stderr=True).print(f"done now: {text}", highlight=False)
+
+
+def _print_collisions(settings: Settings) -> None:
+    """Print how many items shared a semantic ID, and what it took to part them."""
+    from rich.table import Table
+
+    from mql4grec import artifacts
+    from mql4grec.runtime import is_main_process
+    from mql4grec.stages.context import modalities
+
+    if not is_main_process():
+        return
+    table = Table("semantic IDs", title="collisions, before and after")
+    for name in ("items", "shared IDs", "items sharing", "items moved", "shared after"):
+        table.add_column(name, justify="right")
+    for shop in settings.catalog.datasets:
+        for modality in modalities(settings, shop):
+            path = settings.folder / "codes" / f"{shop.name}.{modality}.json"
+            facts = artifacts.read_json(path, made_by="generate-codes")
+            names = ("n_items", "n_groups_before", "n_shared_before", "n_moved")
+            counts = [f"{facts[name]:,}" for name in names]
+            table.add_row(f"{shop.name} {modality}", *counts, f"{facts['rate_after']:.2%}")
+    _console().print(table)
 
 
 def _print_results(settings: Settings) -> None:
