@@ -91,7 +91,7 @@ def _tables(dataset: DatasetSettings) -> Source:
 
 
 def _item_columns(dataset: DatasetSettings) -> dict[str, Column]:
-    given = _given(dataset)
+    given = dataset.model_fields_set
     columns = {"key": Column(dataset.item_id_column, "item_id_column")}
     if dataset.title_column is not None:
         columns["title"] = Column(dataset.title_column, "title_column", "title_column" in given)
@@ -152,15 +152,9 @@ def _demo(dataset: DatasetSettings, *, folder: Path, seed: int, journal: Journal
     return _tables(_with_defaults(dataset, files))
 
 
-def _given(dataset: DatasetSettings) -> set[str]:
-    """Name what the user has set; a written-out default, as in a run's own file, is not."""
-    fields = type(dataset).model_fields
-    return {n for n in dataset.model_fields_set if getattr(dataset, n) != fields[n].default}
-
-
 def _with_defaults(dataset: DatasetSettings, defaults: Mapping[str, Any]) -> DatasetSettings:
     """Give the settings with other defaults; what the user has set stays."""
-    given = _given(dataset)
+    given = dataset.model_fields_set
     return dataset.model_copy(update={k: v for k, v in defaults.items() if k not in given})
 
 

@@ -52,8 +52,16 @@ def load(path: Path, *, overrides: Sequence[str] = ()) -> Settings:
 
 
 def dump(settings: Settings) -> str:
-    """Write settings as YAML that `load` reads back."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    """Write settings as YAML that `load` reads back.
+
+    Defaults are written out, but not those of shops: a column that is named must be there, and each
+    format has defaults of its own.
+    """
+    tree = settings.model_dump(mode="json")
+    tree["catalog"]["datasets"] = [
+        shop.model_dump(mode="json", exclude_unset=True) for shop in settings.catalog.datasets
+    ]
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
