@@ -41,8 +41,7 @@ def inspect(settings: Settings) -> list[StageState]:
     states = []
     for stage in plan(settings):
         needs = [marks[name] for name in stage.needs]
-        mark = artifacts.fingerprint(stage.name, stage.covers, needs)
-        marks[stage.name] = mark
+        marks[stage.name] = mark = artifacts.fingerprint(stage.name, stage.covers, needs)
         states.append(StageState(stage, mark, _state(settings, stage, mark)))
     return states
 
@@ -58,8 +57,7 @@ def _state(settings: Settings, stage: Stage, mark: str) -> State:
 
 def context_of(settings: Settings, *, journal: Journal) -> Context:
     """Make ready what every stage is given."""
-    machine = runtime.start(settings.runtime, seed=settings.seed)
-    return Context(settings, machine, journal)
+    return Context(settings, runtime.start(settings.runtime, seed=settings.seed), journal)
 
 
 def run(settings: Settings, *, journal: Journal, only: str | None = None) -> list[str]:
@@ -68,13 +66,10 @@ def run(settings: Settings, *, journal: Journal, only: str | None = None) -> lis
     Args:
         settings: Of the run.
         journal: Told of every stage.
-        only: A command: do its stages alone; those before it must be done.
+        only: A command: do its stages alone; those before it must be done (`ArtifactError`).
 
     Returns:
         Names of the stages that were done now.
-
-    Raises:
-        ArtifactError: If `only` needs a stage that is not done.
     """
     context = context_of(settings, journal=journal)
     states = inspect(settings)
