@@ -105,7 +105,7 @@ def table_kind(path: Path) -> Kind:
             f"`{path}`: expected a name ending in {', '.join(SUFFIXES)}, possibly with .gz; "
             "rename or convert the file"
         )
-    return SUFFIXES[suffix]  # type: ignore[return-value]
+    return SUFFIXES[suffix]  # type: ignore[return-value]  # the table above has kinds only
 
 
 def column_names(path: Path) -> list[str]:

@@ -143,7 +143,7 @@ def _read(
             (_heads(attention, attention.k(hidden)), _heads(attention, attention.v(hidden)))
         )
     positions = _layers(model)[0][0].SelfAttention
-    bias = positions.compute_bias(n_steps, n_steps)  # type: ignore[no-untyped-call]
+    bias = positions.compute_bias(n_steps, n_steps)
     return Memory(
         layers=tuple(layers),
         mask=attention_mask[:, None, None, :] > 0,

@@ -149,7 +149,7 @@ def _with_timm_transform(
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
 
-    wanted: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    wanted: dict[str, Any] = resolve_model_data_config(network)
     if mean is not None and std is not None:
         wanted |= {"mean": (mean,) * 3, "std": (std,) * 3}
     transform = create_transform(**wanted, is_training=False)

@@ -82,12 +82,12 @@ def _quiet(local: bool) -> Iterator[None]:
 
     shown = logging.is_progress_bar_enabled()
     if local:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

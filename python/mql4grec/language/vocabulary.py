@@ -151,7 +151,7 @@ def _compact(added: list[str]) -> PreTrainedTokenizerBase:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", eos], special_tokens=[(eos, vocabulary[eos])]
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, unk_token=unk
     )
 

@@ -88,7 +88,7 @@ def restore(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as err:
         raise ArtifactError(
             f"`{path}`: expected a checkpoint, got {err}; delete it to start anew"

@@ -40,7 +40,7 @@ def build(
         drawn from N(0, 1)). The authors resize a 32,100-row T5 vocabulary instead, so that their
         result depends on the version of transformers.
     """
-    config = T5Config(  # type: ignore[call-arg]
+    config = T5Config(  # type: ignore[call-arg]  # fields made by a decorator
         vocab_size=vocabulary.n_tokens,
         d_model=settings.d_model,
         d_kv=settings.d_kv,
@@ -80,7 +80,7 @@ def load(folder: Path) -> T5ForConditionalGeneration:
             f"`{path}`: expected weights that fit config.json, got {err}; "
             "delete the folder and run `mql4grec finetune` again"
         ) from err
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model
 
 

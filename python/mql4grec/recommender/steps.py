@@ -109,7 +109,7 @@ def take_step(
             dropout_seed(seed=loop.runtime.seed, stage=loop.stage, step=number, micro_batch=index)
         )
         loss = _loss(loop, epoch.samples, micro_batches[index])
-        (loss / n_tokens).backward()  # type: ignore[no-untyped-call]
+        (loss / n_tokens).backward()
         summed += loss.detach()
     parameters = list(loop.model.parameters())
     _sum_gradients(parameters, n_processes=n_processes)
@@ -144,7 +144,7 @@ def _loss(loop: Loop, samples: Samples, rows: NDArray[np.int64]) -> Tensor:
 @torch.no_grad()
 def validation_loss(loop: Loop) -> float:
     """Give the mean loss per target token of the validation samples."""
-    loop.model.eval()  # type: ignore[no-untyped-call]
+    loop.model.eval()
     rank, n_processes = loop.processes.process_index, loop.processes.num_processes
     micro_batches = loop.cut(loop.validation, loop.validation.order)
     summed = torch.zeros((), dtype=torch.float64, device=loop.model.device)

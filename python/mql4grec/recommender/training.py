@@ -93,7 +93,7 @@ def train(
             _run_epochs(loop)
         processes.wait_for_everyone()
     models.set_weights(loop.model, models.weights(models.load(folder)))
-    loop.model.eval()  # type: ignore[no-untyped-call]
+    loop.model.eval()
     return loop.model
 
 
@@ -120,7 +120,7 @@ def _prepare(
         corpus, tasks, seed=runtime.seed, stage=stage, number=0, limit=settings.samples_per_epoch
     )
     alone = processes.num_processes == 1
-    model.to(runtime.torch_device if alone else processes.device)  # type: ignore[arg-type]
+    model.to(runtime.torch_device if alone else processes.device)  # type: ignore[arg-type]  # overloads lost
     if not alone:
         broadcast([parameter.data for parameter in model.parameters()])
     return Loop(
