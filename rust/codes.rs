@@ -9,6 +9,9 @@ pub const MAX_LEVELS: usize = 8;
 /// The most codes of one level: what 16 bits can tell apart.
 pub const MAX_CODES: usize = 1 << 16;
 
+/// One semantic ID; the places after its L codes are zero.
+pub(crate) type Id = [u16; MAX_LEVELS];
+
 /// N semantic IDs of L codes each, one row after the other.
 ///
 /// Three items (3, 1), (0, 2), (3, 1) lie as
@@ -30,7 +33,7 @@ impl<'a> Codes<'a> {
     /// If L is out of range, or does not divide the length of `data`.
     pub fn new(data: &'a [u16], n_levels: usize) -> Result<Self> {
         check_levels("codes", n_levels)?;
-        if data.len() % n_levels != 0 {
+        if !data.len().is_multiple_of(n_levels) {
             return Err(Error::Shape {
                 what: "codes".to_owned(),
                 expected: format!("(N, {n_levels})"),
@@ -134,7 +137,7 @@ impl CodeSpace {
 
     /// The last word that begins with the same `depth` codes as `first`. O(L).
     pub fn last_word(&self, first: u128, depth: usize) -> u128 {
-        let below: u32 = self.bits.iter().skip(depth).sum();
+        let below = self.bits_below(depth);
         first | u128::MAX.checked_shr(u128::BITS - below).unwrap_or(0)
     }
 
@@ -160,23 +163,25 @@ impl CodeSpace {
         Ok(())
     }
 
-    /// Order the rows of a checked table by code, equal ones by row: (packed codes, row).
-    /// O(N L + N log N). All entries differ, so the unstable sort has one outcome.
-    pub(crate) fn sorted(&self, codes: Codes<'_>) -> Vec<(u128, usize)> {
-        let packed = (0..codes.n_rows()).map(|row| (self.first_word(codes.row(row)), row));
-        let row_bits = usize::BITS - codes.n_rows().leading_zeros();
-        if self.bits.iter().sum::<u32>() + row_bits > u64::BITS {
-            let mut entries: Vec<(u128, usize)> = packed.collect();
-            entries.sort_unstable();
-            return entries;
+    /// Bits of a whole word. O(L).
+    pub(crate) fn word_bits(&self) -> u32 {
+        self.bits_below(0)
+    }
+
+    /// Bits of a word that belong to the levels from `depth` on. O(L).
+    pub(crate) fn bits_below(&self, depth: usize) -> u32 {
+        self.bits.iter().skip(depth).sum()
+    }
+
+    /// The codes of a word, in the places of the first L levels. O(L).
+    pub(crate) fn codes(&self, word: u128) -> Id {
+        let mut codes = [0; MAX_LEVELS];
+        let mut rest = word;
+        for (code, &bits) in codes.iter_mut().zip(&self.bits).rev() {
+            *code = (rest & ((1 << bits) - 1)) as u16;
+            rest >>= bits;
         }
-        // Codes and row fit one machine word, which sorts in half the time.
-        let joined = packed.map(|(word, row)| ((word as u64) << row_bits) | row as u64);
-        let mut entries: Vec<u64> = joined.collect();
-        entries.sort_unstable();
-        let row_mask = (1 << row_bits) - 1;
-        let split = |entry| (u128::from(entry >> row_bits), (entry & row_mask) as usize);
-        entries.into_iter().map(split).collect()
+        codes
     }
 }
 
@@ -200,6 +205,7 @@ mod tests {
         assert_eq!(space.last_word(space.first_word(&[4]), 1), 0b100_11_11111111);
         assert_eq!(space.last_word(0, 0), 0b111_11_11111111);
         assert_eq!(space.last_word(0b1, 3), 0b1);
+        assert_eq!(space.codes(0b100_10_00000111), [4, 2, 7, 0, 0, 0, 0, 0]);
         assert_eq!([0, 1, 2, 3].map(|depth| space.capacity(depth)), [3840, 768, 256, 1]);
         Ok(())
     }
@@ -220,23 +226,6 @@ mod tests {
             (space.first_word(&[0, 0]), space.last_word(0, 0), space.capacity(0)),
             (0, 0, 1)
         );
-        Ok(())
-    }
-
-    #[test]
-    fn rows_sort_by_code_then_row_with_and_without_room_for_both_in_a_word() -> Result<()> {
-        let codes = Codes::new(&[2, 0, 0, 9, 2, 0, 0, 1], 2)?;
-        for n_codes in [vec![3, 10], vec![MAX_CODES, MAX_CODES]] {
-            let rows = |space: &CodeSpace| -> Vec<usize> {
-                space.sorted(codes).into_iter().map(|(_, row)| row).collect()
-            };
-            assert_eq!(rows(&CodeSpace::new(&n_codes)?), [3, 1, 0, 2]);
-        }
-        let eight = [&[7_u16; 8][..], &[6; 8]].concat();
-        let space = CodeSpace::new(&[MAX_CODES; 8])?;
-        let sorted = space.sorted(Codes::new(&eight, 8)?);
-        assert_eq!(sorted.iter().map(|&(_, row)| row).collect::<Vec<_>>(), [1, 0]);
-        assert_eq!(sorted[1].0, space.first_word(&[7; 8]));
         Ok(())
     }
 

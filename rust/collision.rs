@@ -1,20 +1,111 @@
 //! Collisions: items that share a semantic ID, and how each gets one of its own.
 //!
-//! The rule is the paper's. Of the items that share a semantic ID, the one nearest to its last code
-//! keeps it; every other takes the nearest last-level code that no item holds; when its prefix has
-//! none left, it takes the nearest code one level higher below which there is room, and the nearest
-//! free codes from there down; and so on upwards. So all items get semantic IDs of their own whenever
-//! there are at least as many as items, and no item moves that did not share its own.
+//! Items that share nothing never move. Of those that share a semantic ID, one keeps it; the others
+//! move, within the items that share the first L - 2 codes (or fewer, as the plan says), by one of
+//! three policies. Where that room is full, earlier levels open up. So all items get semantic IDs of
+//! their own whenever there are at least as many as items.
 //!
-//! The order is part of the result, since a code is taken once: groups in the order of their codes,
-//! in a group the nearest first. Ties go to the lower code, then the lower key, then the lower row.
+//! The order is part of the result, since a code is taken once: buckets one by one, in a bucket the
+//! groups in the order of their codes, in a group by rank. Ties go to the lower code, then the lower
+//! key, then the lower row. Buckets know nothing of each other, so threads make no difference.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::ops::Range;
 
-use crate::codes::{CodeSpace, Codes};
+use crate::assignment::{self, Seeker, FIRST_LISTED};
+use crate::codes::{CodeSpace, Codes, Id, MAX_LEVELS};
 use crate::distances::Distances;
 use crate::error::{Error, Result};
+use crate::occupancy::Occupancy;
+use crate::search::{Found, Search};
+use crate::sorting::{in_threads, sharing, useful_threads, Sorted};
+
+/// How items that have to move find a free semantic ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The published rule: the nearest free code of the last level, or, where there is none, the
+    /// nearest code one level higher below which there is room, and the nearest from there down.
+    #[default]
+    Paper,
+    /// One item after the other takes the free semantic ID with the least exact error.
+    Nearest,
+    /// All movers of a bucket together, with the least total error: exact for up to 1,024 movers; a
+    /// bucket with more is done in blocks of so many, each the best after those before it.
+    Optimal,
+}
+
+/// Which of the items that share a semantic ID keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// The one nearest to its last code, as published.
+    #[default]
+    Nearest,
+    /// The one whose error would grow most by moving.
+    MaxLoss,
+}
+
+/// Which items `Policy::Optimal` may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reassign {
+    /// As few as have to move.
+    #[default]
+    Movers,
+    /// All that share a semantic ID; they may get their own again.
+    Colliding,
+}
+
+/// How collisions are resolved.
+///
+/// ```text
+/// policy       Paper
+/// keep         Nearest
+/// reassign     Movers
+/// open_levels  2         the last two levels may change before anything is full
+/// n_threads    1         no difference but time
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// How items that have to move find a free semantic ID.
+    pub policy: Policy,
+    /// Which item of a group keeps its codes.
+    pub keep: Keep,
+    /// Which items may move; other than `Movers` with `Policy::Optimal` only.
+    pub reassign: Reassign,
+    /// How many of the last levels may change from the start, 2 to 8.
+    pub open_levels: usize,
+    /// How many threads work, at least 1.
+    pub n_threads: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            keep: Keep::default(),
+            reassign: Reassign::default(),
+            open_levels: 2,
+            n_threads: 1,
+        }
+    }
+}
+
+impl Plan {
+    fn check(&self) -> Result<()> {
+        if !(2..=MAX_LEVELS).contains(&self.open_levels) {
+            let (what, expected) = ("open_levels", "2 to 8");
+            return Err(Error::Choice { what, expected, got: self.open_levels.to_string() });
+        }
+        if self.reassign == Reassign::Colliding && self.policy != Policy::Optimal {
+            let (what, expected) = ("reassign", "'movers' unless `policy` is 'optimal'");
+            return Err(Error::Choice { what, expected, got: "'colliding'".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// Movers of a bucket that are assigned together at most: the time for items that all contend with
+/// each other grows with the cube of their number.
+const BLOCK: usize = 1024;
 
 /// Groups of rows that share a semantic ID, in the order of their codes, rows ascending.
 ///
@@ -32,20 +123,15 @@ pub struct Groups {
     pub rows: Vec<usize>,
 }
 
-/// Find the rows that share a semantic ID. O(N L + N log N).
-pub fn find_collisions(codes: Codes<'_>) -> Groups {
-    let sorted = CodeSpace::around(codes).sorted(codes);
-    let mut groups = Groups { offsets: vec![0], rows: Vec::new() };
-    for group in shared(&sorted) {
-        groups.rows.extend(group.iter().map(|&(_, row)| row));
+/// Find the rows that share a semantic ID. O(N L), and a sort of those rows alone.
+pub fn find_collisions(codes: Codes<'_>, n_threads: usize) -> Groups {
+    let shared = sharing(codes, &CodeSpace::around(codes), n_threads);
+    let mut groups = Groups { offsets: vec![0], rows: Vec::with_capacity(shared.len()) };
+    for run in shared.runs(0..shared.len()) {
+        groups.rows.extend(run.map(|place| shared.row(place)));
         groups.offsets.push(groups.rows.len());
     }
     groups
-}
-
-/// Runs of two or more equal words.
-fn shared(sorted: &[(u128, usize)]) -> impl Iterator<Item = &[(u128, usize)]> {
-    sorted.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1)
 }
 
 /// What a caller can lay down about single rows.
@@ -109,17 +195,19 @@ pub struct Resolution {
 /// Give every row codes of its own.
 ///
 /// O(N L + N log N) for the search, and for each row that moves, in a space with room, the distances
-/// to K codes and O(log N) for each nearer code that is taken.
+/// to K codes of two levels and O(K) for each code of the last but one that has to be looked into.
 ///
 /// # Errors
-/// If codes or rules do not fit the space, two frozen rows share codes, a row that has to be ranked
+/// If codes, rules or plan do not fit, two frozen rows share codes, a row that has to be ranked
 /// has numbers that cannot be, or there are more rows than semantic IDs.
-pub fn resolve_collisions(
+pub fn resolve_collisions<D: Distances>(
     codes: Codes<'_>,
     space: &CodeSpace,
-    distances: &impl Distances,
+    distances: &D,
     rules: RowRules<'_>,
+    plan: &Plan,
 ) -> Result<Resolution> {
+    plan.check()?;
     space.check(codes)?;
     rules.check(codes.n_rows())?;
     check_extent(distances.extent(), (codes.n_rows(), space.n_codes()))?;
@@ -128,21 +216,43 @@ pub fn resolve_collisions(
     if codes.n_rows() as u128 > capacity {
         return Err(too_many);
     }
-    let mut sorted = space.sorted(codes);
-    let movers = movers(&sorted, codes, distances, rules)?;
-    sorted.dedup_by_key(|&mut (word, _)| word);
-    let mut occupied = Occupied::new(space, sorted.iter().map(|&(word, _)| word).collect());
-    drop(sorted);
+    let sorted = Sorted::new(codes, space, plan.n_threads);
+    let resolver = Resolver { codes, space, distances, rules, plan, sorted: &sorted };
+    resolver.check()?;
+    let depth = space.n_levels().saturating_sub(plan.open_levels);
+    let n_threads = useful_threads(plan.n_threads, codes.n_rows());
+    let pieces = resolver.pieces(depth, n_threads);
+    let moves = in_threads(pieces, n_threads, |piece| resolver.piece(piece, depth));
 
     let mut resolved = codes.data().to_vec();
-    let mut buffer = Vec::new();
-    for &row in &movers {
-        let found = occupied.nearest_free(row, codes.row(row), distances, &mut buffer);
-        let found = found.ok_or_else(|| too_many.clone())?;
-        occupied.take(&found);
-        resolved[row * codes.n_levels()..][..codes.n_levels()].copy_from_slice(&found);
+    let mut left_over = Vec::new();
+    let mut moved = Vec::new();
+    for piece in moves {
+        left_over.extend(piece.left_over);
+        for (row, codes) in piece.moved {
+            resolver.write(&mut resolved, row, &codes);
+            moved.push(row);
+        }
     }
-    Ok(with_costs(resolved, movers, codes, distances))
+    if !left_over.is_empty() {
+        for (row, codes) in resolver.place_left_over(&left_over, depth, &resolved, &moved) {
+            let codes = codes.ok_or_else(|| too_many.clone())?;
+            resolver.write(&mut resolved, row, &codes);
+            moved.push(row);
+        }
+    }
+    drop(sorted);
+    moved.sort_unstable();
+    let n_levels = codes.n_levels();
+    let rows_each = moved.len().div_ceil(n_threads).max(1);
+    let shares: Vec<&[usize]> = moved.chunks(rows_each).collect();
+    let costs = in_threads(shares, n_threads, |rows| {
+        let new = |row: usize| &resolved[row * n_levels..][..n_levels];
+        let cost = |&row: &usize| distances.cost(row, codes.row(row), new(row)) as f32;
+        rows.iter().map(cost).collect::<Vec<f32>>()
+    });
+    let costs = costs.concat();
+    Ok(Resolution { codes: resolved, moved, costs })
 }
 
 fn check_extent(got: (usize, &[usize]), expected: (usize, &[usize])) -> Result<()> {
@@ -153,156 +263,336 @@ fn check_extent(got: (usize, &[usize]), expected: (usize, &[usize])) -> Result<(
     Err(Error::Shape { what: "distances".to_owned(), expected, got })
 }
 
-fn with_costs(
-    resolved: Vec<u16>,
-    mut moved: Vec<usize>,
-    codes: Codes<'_>,
-    distances: &impl Distances,
-) -> Resolution {
-    moved.sort_unstable();
-    let n_levels = codes.n_levels();
-    let cost = |&row: &usize| {
-        let new = &resolved[row * n_levels..][..n_levels];
-        distances.cost(row, codes.row(row), new) as f32
-    };
-    let costs = moved.iter().map(cost).collect();
-    Resolution { codes: resolved, moved, costs }
+/// All that does not change while collisions are resolved.
+struct Resolver<'a, D> {
+    codes: Codes<'a>,
+    space: &'a CodeSpace,
+    distances: &'a D,
+    rules: RowRules<'a>,
+    plan: &'a Plan,
+    sorted: &'a Sorted,
 }
 
-/// The rows that have to move, in the order in which they choose.
-fn movers(
-    sorted: &[(u128, usize)],
-    codes: Codes<'_>,
-    distances: &impl Distances,
-    rules: RowRules<'_>,
-) -> Result<Vec<usize>> {
-    check_rankable(sorted, distances, rules)?;
-    let mut movers = Vec::new();
-    for group in shared(sorted) {
-        let rows = group.iter().map(|&(_, row)| row).filter(|&row| !rules.is_frozen(row));
-        let mut ranked: Vec<(f64, u64, usize)> =
-            rows.map(|row| (distances.last(row, codes.row(row)), rules.key(row), row)).collect();
-        // Checked to be finite, so they compare; and not by total_cmp, since -0.0 is as near as 0.0.
-        ranked.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-        // A frozen row holds the place of the nearest one, so then nobody else keeps the codes.
-        let keepers = usize::from(ranked.len() == group.len());
-        movers.extend(ranked.iter().skip(keepers).map(|&(_, _, row)| row));
-    }
-    Ok(movers)
-}
-
-/// Check all groups before any row moves, and name the lowest bad row of all, not of the first group.
-fn check_rankable(
-    sorted: &[(u128, usize)],
-    distances: &impl Distances,
-    rules: RowRules<'_>,
-) -> Result<()> {
-    let mut frozen_pair = None;
-    let mut bad = None;
-    for group in shared(sorted) {
-        let (frozen, free): (Vec<usize>, Vec<usize>) =
-            group.iter().map(|&(_, row)| row).partition(|&row| rules.is_frozen(row));
-        if let [first, second, ..] = frozen[..] {
-            let pair = (first, second);
-            frozen_pair = Some(frozen_pair.map_or(pair, |lowest: (usize, usize)| lowest.min(pair)));
-        }
-        if let Some(row) = free.into_iter().find(|&row| distances.check(row).is_err()) {
-            bad = Some(bad.map_or(row, |lowest: usize| lowest.min(row)));
-        }
-    }
-    if let Some((first, second)) = frozen_pair {
-        return Err(Error::FrozenCollision { first, second });
-    }
-    bad.map_or(Ok(()), |row| distances.check(row))
-}
-
-/// Which codes are held, and how many below each prefix: a sorted list of those held from the start,
-/// and counts of those taken since.
-///
-/// Three items (1, 1), (0, 2), (1, 1) with K = (2, 4), packed as in `CodeSpace`; the last took (1, 0):
+/// What came out of some buckets.
 ///
 /// ```text
-/// start  0b0_10 0b1_01                   the distinct ones, sorted
-/// taken  [0] {0b0_00: 1}                 below the empty prefix
-///        [1] {0b1_00: 1}                 below (1)
-///        [2] {0b1_00: 1}                 (1, 0) itself
+/// moved      (row 4, (0, 1)) (row 9, (0, 3))
+/// left_over  7      its bucket was full
 /// ```
-struct Occupied<'a> {
-    space: &'a CodeSpace,
-    start: Vec<u128>,
-    taken: Vec<BTreeMap<u128, u128>>,
-    capacity: Vec<u128>,
+#[derive(Default)]
+struct Outcome {
+    moved: Vec<(usize, Id)>,
+    left_over: Vec<usize>,
 }
 
-impl<'a> Occupied<'a> {
-    fn new(space: &'a CodeSpace, start: Vec<u128>) -> Self {
-        let depths = 0..=space.n_levels();
-        Self {
-            space,
-            start,
-            taken: depths.clone().map(|_| BTreeMap::new()).collect(),
-            capacity: depths.map(|depth| space.capacity(depth)).collect(),
+/// What a thread keeps from bucket to bucket.
+struct Desk<'a, D: Distances> {
+    occupancy: Occupancy<'a>,
+    search: Search<'a, D>,
+    buffer: Vec<f64>,
+}
+
+/// A row that shares its codes, ranked among those it shares them with.
+///
+/// ```text
+/// rank    negative loss, or distance to the last code: the least keeps the codes
+/// listed  its nearest free semantic IDs, where they were needed for the rank
+/// ```
+struct Ranked {
+    rank: f64,
+    key: u64,
+    row: usize,
+    listed: Vec<Found>,
+}
+
+impl<'a, D: Distances> Resolver<'a, D> {
+    fn desk(&self) -> Desk<'a, D> {
+        Desk {
+            occupancy: Occupancy::new(self.space),
+            search: Search::new(self.distances, self.space),
+            buffer: Vec::new(),
         }
     }
 
-    /// Those of `words`, sorted, that begin with this prefix. O(L + log of their number).
-    fn below<'w>(&self, words: &'w [u128], prefix: &[u16]) -> &'w [u128] {
-        let first = self.space.first_word(prefix);
-        let last = self.space.last_word(first, prefix.len());
-        let from = words.partition_point(|&word| word < first);
-        let n = words[from..].partition_point(|&word| word <= last);
-        &words[from..from + n]
+    fn write(&self, resolved: &mut [u16], row: usize, codes: &Id) {
+        let n_levels = self.codes.n_levels();
+        resolved[row * n_levels..][..n_levels].copy_from_slice(&codes[..n_levels]);
     }
 
-    /// Is any semantic ID below this prefix free? `words` are those of the start that may lie there:
-    /// all, or, to search fewer, those below a shorter prefix. O(L + log N).
-    fn has_room(&self, words: &[u128], prefix: &[u16]) -> bool {
-        let held = self.below(words, prefix).len() as u128;
-        let taken = self.taken[prefix.len()].get(&self.space.first_word(prefix));
-        held + taken.copied().unwrap_or(0) < self.capacity[prefix.len()]
+    fn rows(&self, run: Range<usize>) -> impl Iterator<Item = usize> + 'a {
+        let sorted = self.sorted;
+        run.map(move |place| sorted.row(place))
     }
 
-    fn take(&mut self, codes: &[u16]) {
-        for (depth, taken) in self.taken.iter_mut().enumerate() {
-            *taken.entry(self.space.first_word(&codes[..depth])).or_insert(0) += 1;
+    /// Check all groups before any row moves, and name the lowest bad row of all.
+    fn check(&self) -> Result<()> {
+        let (mut frozen_pair, mut bad) = (None, None);
+        for run in self.sorted.runs(0..self.sorted.len()).filter(|run| run.len() > 1) {
+            let mut frozen = None;
+            for row in self.rows(run) {
+                if self.rules.is_frozen(row) {
+                    if let Some(first) = frozen.replace(row) {
+                        let pair = (first, row);
+                        frozen_pair =
+                            Some(frozen_pair.map_or(pair, |p: (usize, usize)| p.min(pair)));
+                    }
+                } else if bad.is_none_or(|lowest| row < lowest)
+                    && self.distances.check(row).is_err()
+                {
+                    bad = Some(row);
+                }
+            }
         }
+        if let Some((first, second)) = frozen_pair {
+            return Err(Error::FrozenCollision { first, second });
+        }
+        bad.map_or(Ok(()), |row| self.distances.check(row))
     }
 
-    /// Keep as many of a row's codes as leave room below them; from there down, the nearest codes.
-    fn nearest_free(
+    /// Ranges of whole buckets, several for each thread.
+    fn pieces(&self, depth: usize, n_threads: usize) -> Vec<Range<usize>> {
+        let n_rows = self.sorted.len();
+        let shift = self.space.bits_below(depth);
+        let rows_each = if n_threads > 1 { n_rows.div_ceil(n_threads * 64).max(1) } else { n_rows };
+        let (mut pieces, mut start) = (Vec::new(), 0);
+        while start < n_rows {
+            let end = self.sorted.next_prefix((start + rows_each).min(n_rows) - 1, shift);
+            pieces.push(start..end);
+            start = end;
+        }
+        pieces
+    }
+
+    fn piece(&self, piece: Range<usize>, depth: usize) -> Outcome {
+        let shift = self.space.bits_below(depth);
+        let (mut outcome, mut desk) = (Outcome::default(), self.desk());
+        let mut start = piece.start;
+        while start < piece.end {
+            let end = self.sorted.next_prefix(start, shift);
+            let groups: Vec<Range<usize>> =
+                self.sorted.runs(start..end).filter(|run| run.len() > 1).collect();
+            if !groups.is_empty() {
+                self.bucket((start..end, &groups), depth, &mut desk, &mut outcome);
+            }
+            start = end;
+        }
+        outcome
+    }
+
+    /// Resolve the groups of one bucket: the rows that share their first `depth` codes.
+    fn bucket(
         &self,
-        row: usize,
-        own: &[u16],
-        distances: &impl Distances,
-        buffer: &mut Vec<f64>,
-    ) -> Option<Vec<u16>> {
-        let kept = (0..own.len()).rev().find(|&depth| self.has_room(&self.start, &own[..depth]))?;
-        let mut codes = own[..kept].to_vec();
-        while codes.len() < own.len() {
-            distances.fill(row, &codes, buffer);
-            let code = self.nearest_with_room(&codes, buffer)?;
-            codes.push(code);
+        (bucket, groups): (Range<usize>, &[Range<usize>]),
+        depth: usize,
+        desk: &mut Desk<'a, D>,
+        outcome: &mut Outcome,
+    ) {
+        let all_move = self.plan.reassign == Reassign::Colliding;
+        let is_held = |run: &Range<usize>| {
+            !all_move
+                || run.len() == 1
+                || self.rows(run.clone()).any(|row| self.rules.is_frozen(row))
+        };
+        let held = self.sorted.runs(bucket.clone()).filter(is_held);
+        desk.occupancy.reset(held.map(|run| self.sorted.word(run.start)));
+        let prefix = self.space.codes(self.sorted.word(bucket.start));
+        let prefix = &prefix[..depth];
+
+        let mut movers = Vec::new();
+        for group in groups {
+            let ranked = self.rank(group.clone(), prefix, desk);
+            // A frozen row holds the place of the one that keeps, so then nobody else does.
+            let keepers = usize::from(!all_move && ranked.len() == group.len());
+            movers.extend(ranked.into_iter().skip(keepers));
         }
-        Some(codes)
+        if self.plan.policy == Policy::Optimal {
+            self.assign(movers, prefix, desk, outcome);
+        } else {
+            self.take_turns(movers, depth, desk, outcome);
+        }
     }
 
-    /// The nearest code after a prefix, the lower one of two as near. The tree is asked only about
-    /// codes that would be nearer than the best so far: about log K of them, and those in the way.
-    fn nearest_with_room(&self, prefix: &[u16], distances: &[f64]) -> Option<u16> {
-        let words = self.below(&self.start, prefix);
-        let mut candidate = [prefix, &[0]].concat();
-        let mut best = None;
-        for (code, &distance) in (0..=u16::MAX).zip(distances) {
-            if best.is_some_and(|(nearest, _)| distance >= nearest) {
-                continue;
-            }
-            candidate[prefix.len()] = code;
-            if self.has_room(words, &candidate) {
-                best = Some((distance, code));
+    fn own(&self, row: usize) -> Id {
+        let mut own = Id::default();
+        own[..self.codes.n_levels()].copy_from_slice(self.codes.row(row));
+        own
+    }
+
+    /// Order the rows of a group that are not frozen; the first is the one to keep the codes.
+    fn rank(&self, group: Range<usize>, prefix: &[u16], desk: &mut Desk<'a, D>) -> Vec<Ranked> {
+        let n_listed = match (self.plan.keep, self.plan.policy) {
+            (Keep::Nearest, _) => 0,
+            (Keep::MaxLoss, Policy::Optimal) => FIRST_LISTED,
+            (Keep::MaxLoss, _) => 1,
+        };
+        let rows = self.rows(group).filter(|&row| !self.rules.is_frozen(row));
+        let mut ranked: Vec<Ranked> = rows
+            .map(|row| {
+                let listed = self.list(row, prefix, n_listed, desk);
+                let rank = match self.plan.keep {
+                    Keep::Nearest => self.distances.last(row, self.codes.row(row)),
+                    Keep::MaxLoss => {
+                        let own = self.distances.error(row, self.codes.row(row));
+                        own - listed.first().map_or(f64::INFINITY, |found| found.error)
+                    }
+                };
+                Ranked { rank, key: self.rules.key(row), row, listed }
+            })
+            .collect();
+        // Finite or all infinite, so they compare; and not by total_cmp, since -0.0 is as near as 0.0.
+        let order = |a: &Ranked, b: &Ranked| {
+            let rank = a.rank.partial_cmp(&b.rank).unwrap_or(Ordering::Equal);
+            rank.then((a.key, a.row).cmp(&(b.key, b.row)))
+        };
+        ranked.sort_unstable_by(order);
+        ranked
+    }
+
+    /// The first `n` of the semantic IDs that a row would take.
+    fn list(&self, row: usize, prefix: &[u16], n: usize, desk: &mut Desk<'a, D>) -> Vec<Found> {
+        match (self.plan.policy, n) {
+            (_, 0) => Vec::new(),
+            (Policy::Paper, _) => self.stepwise(row, prefix.len(), desk).into_iter().collect(),
+            _ => desk.search.nearest(row, prefix, n, &mut desk.occupancy).to_vec(),
+        }
+    }
+
+    /// Each mover takes the first of its list that is still free, or looks again.
+    fn take_turns(
+        &self,
+        movers: Vec<Ranked>,
+        depth: usize,
+        desk: &mut Desk<'a, D>,
+        outcome: &mut Outcome,
+    ) {
+        for mover in movers {
+            let listed = mover.listed.first().copied();
+            let found = match listed.filter(|found| desk.occupancy.is_free(&found.codes)) {
+                Some(found) => Some(found),
+                None => self.list(mover.row, &self.own(mover.row)[..depth], 1, desk).pop(),
+            };
+            match found {
+                Some(found) => {
+                    desk.occupancy.take(&found.codes);
+                    outcome.moved.push((mover.row, found.codes));
+                }
+                None => outcome.left_over.push(mover.row),
             }
         }
-        best.map(|(_, code)| code)
     }
+
+    /// All movers together, or block by block.
+    fn assign(
+        &self,
+        movers: Vec<Ranked>,
+        prefix: &[u16],
+        desk: &mut Desk<'a, D>,
+        outcome: &mut Outcome,
+    ) {
+        let n_free = desk.occupancy.n_free_below(prefix);
+        let n_placed = movers.len().min(usize::try_from(n_free).unwrap_or(usize::MAX));
+        let mut seekers: Vec<Seeker> = movers
+            .into_iter()
+            .map(|mover| Seeker { row: mover.row, listed: mover.listed })
+            .collect();
+        outcome.left_over.extend(seekers.drain(n_placed..).map(|seeker| seeker.row));
+        for (block, seekers) in seekers.chunks_mut(BLOCK).enumerate() {
+            for seeker in &mut *seekers {
+                if block > 0 || seeker.listed.is_empty() {
+                    seeker.listed = self.list(seeker.row, prefix, FIRST_LISTED, desk);
+                }
+            }
+            let found = assignment::assign(seekers, prefix, &mut desk.search, &mut desk.occupancy);
+            for (seeker, codes) in seekers.iter().zip(found) {
+                let Some(codes) = codes else {
+                    outcome.left_over.push(seeker.row);
+                    continue;
+                };
+                desk.occupancy.take(&codes);
+                if codes != self.own(seeker.row) {
+                    outcome.moved.push((seeker.row, codes));
+                }
+            }
+        }
+    }
+
+    /// The published rule: keep as many of a row's codes, at least `depth`, as leave room below them;
+    /// from there down, the nearest codes with room.
+    fn stepwise(&self, row: usize, depth: usize, desk: &mut Desk<'a, D>) -> Option<Found> {
+        let n_levels = self.codes.n_levels();
+        let mut codes = self.own(row);
+        let has_room = |&kept: &usize| desk.occupancy.has_room(&codes[..kept]);
+        let kept = (depth..n_levels).rev().find(has_room)?;
+        codes[kept..].fill(0);
+        for level in kept..n_levels {
+            self.distances.fill(row, &codes[..level], &mut desk.buffer);
+            codes[level] = nearest_with_room(&codes, level, n_levels, desk)?;
+        }
+        Some(Found { error: self.distances.error(row, &codes[..n_levels]), codes })
+    }
+
+    /// Rows whose buckets were full, one after the other, in the room that is left anywhere.
+    fn place_left_over(
+        &self,
+        rows: &[usize],
+        depth: usize,
+        resolved: &[u16],
+        moved: &[usize],
+    ) -> Vec<(usize, Option<Id>)> {
+        let n_levels = self.codes.n_levels();
+        let before = self.sorted.runs(0..self.sorted.len());
+        let mut held: Vec<u128> = before.map(|run| self.sorted.word(run.start)).collect();
+        let word = |&row: &usize| self.space.first_word(&resolved[row * n_levels..][..n_levels]);
+        held.extend(moved.iter().map(word));
+        held.sort_unstable();
+        held.dedup();
+        let mut desk = self.desk();
+        desk.occupancy.reset(held.into_iter());
+        let mut place = |&row: &usize| {
+            let found = self.anywhere(row, depth, &mut desk).map(|found| found.codes);
+            if let Some(codes) = &found {
+                desk.occupancy.take(codes);
+            }
+            (row, found)
+        };
+        rows.iter().map(&mut place).collect()
+    }
+
+    fn anywhere(&self, row: usize, depth: usize, desk: &mut Desk<'a, D>) -> Option<Found> {
+        if self.plan.policy == Policy::Paper {
+            return self.stepwise(row, 0, desk);
+        }
+        let own = self.own(row);
+        let kept = (0..depth).rev().find(|&kept| desk.occupancy.has_room(&own[..kept]))?;
+        desk.search.nearest(row, &own[..kept], 1, &mut desk.occupancy).first().copied()
+    }
+}
+
+/// The nearest code at a level, below which there is room, the lower one of two as near. The
+/// occupancy is asked only about codes that would be nearer than the best so far: about log K of
+/// them, and those in the way.
+fn nearest_with_room<D: Distances>(
+    codes: &Id,
+    level: usize,
+    n_levels: usize,
+    desk: &mut Desk<'_, D>,
+) -> Option<u16> {
+    let (mut candidate, mut best) = (*codes, None);
+    for (code, &distance) in (0..=u16::MAX).zip(&desk.buffer) {
+        if best.is_some_and(|(nearest, _)| distance >= nearest) {
+            continue;
+        }
+        candidate[level] = code;
+        let has_room = if level + 1 < n_levels {
+            desk.occupancy.has_room(&candidate[..=level])
+        } else {
+            desk.occupancy.is_free(&candidate)
+        };
+        if has_room {
+            best = Some((distance, code));
+        }
+    }
+    best.map(|(_, code)| code)
 }
 
 #[cfg(test)]

@@ -4,28 +4,110 @@
 //! All distances are squared and handled as `f64`. Sums run in a fixed order, one component after the
 //! other, so that they are the same to the last bit on every processor.
 
-use crate::codes::{CodeSpace, Codes};
+use crate::codes::CodeSpace;
 use crate::error::{Error, Result};
 
 /// What the resolver asks about an item. Rows are below N, codes below their level's K.
-pub trait Distances {
+pub trait Distances: Sync {
+    /// What a search keeps while it looks for the codes nearest to one row.
+    type Probe<'p>: Probe
+    where
+        Self: 'p;
+
     /// How many rows N there are, and how many codes K each level has.
     fn extent(&self) -> (usize, &[usize]);
 
     /// Check that a row can be ranked.
     ///
     /// # Errors
-    /// If one of its numbers is NaN or infinity.
+    /// If its numbers are not at hand, or one of them is NaN or infinity.
     fn check(&self, row: usize) -> Result<()>;
 
     /// Distance of a row to the last of its L codes.
     fn last(&self, row: usize, codes: &[u16]) -> f64;
 
+    /// The whole error of a row with these L codes.
+    fn error(&self, row: usize, codes: &[u16]) -> f64;
+
     /// Write the distances of a row to all K codes of the level that follows `prefix`.
     fn fill(&self, row: usize, prefix: &[u16], out: &mut Vec<f64>);
 
-    /// Squared error that a row gains by giving up the codes `old` for `new`; negative if it loses.
-    fn cost(&self, row: usize, old: &[u16], new: &[u16]) -> f64;
+    /// Start a search.
+    fn probe(&self) -> Self::Probe<'_>;
+
+    /// Error that a row gains by giving up the codes `old` for `new`; negative if it loses.
+    fn cost(&self, row: usize, old: &[u16], new: &[u16]) -> f64 {
+        self.error(row, new) - self.error(row, old)
+    }
+}
+
+/// Fast, slightly wrong errors of all codes below a prefix, and bounds for those of whole branches.
+///
+/// All numbers are within `margin` of the truth. A node is a prefix that was opened.
+pub trait Probe {
+    /// Begin with a row, whose codes have this first part in common with all that will be asked.
+    fn start(&mut self, row: usize, prefix: &[u16]);
+
+    /// How far the numbers of this row may be off.
+    fn margin(&self) -> f64;
+
+    /// Compute the numbers below a prefix of at most L - 2 codes.
+    fn open(&mut self, prefix: &[u16]) -> usize;
+
+    /// For each of the codes after an opened prefix: how near it is, and what no semantic ID below it
+    /// is under, (K) each.
+    fn bounds(&self, node: usize) -> (&[f32], &[f32]);
+
+    /// Errors of the K semantic IDs after an opened prefix of L - 2 codes and one code more.
+    fn leaves(&mut self, node: usize, code: u16, out: &mut Vec<f32>);
+}
+
+/// For which of the N rows there are numbers: all, or those listed.
+///
+/// Of five items, the numbers of three:
+///
+/// ```text
+/// rows  0 3 4      the second line of numbers is that of item 3
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct RowList<'a> {
+    rows: Option<&'a [i64]>,
+    n_rows: usize,
+}
+
+impl<'a> RowList<'a> {
+    /// Number all of N rows. O(1).
+    pub fn all(n_rows: usize) -> Self {
+        Self { rows: None, n_rows }
+    }
+
+    /// Number some of N rows. O(rows).
+    ///
+    /// # Errors
+    /// If they do not ascend, or one is not below N.
+    pub fn some(rows: &'a [i64], n_rows: usize) -> Result<Self> {
+        let mut least = 0;
+        for (place, &row) in rows.iter().enumerate() {
+            if row < least || row as usize >= n_rows {
+                return Err(Error::RowList { n_rows, got: row, place });
+            }
+            least = row + 1;
+        }
+        Ok(Self { rows: Some(rows), n_rows })
+    }
+
+    fn len(&self) -> usize {
+        self.rows.map_or(self.n_rows, <[i64]>::len)
+    }
+
+    /// O(log of their number).
+    fn place(&self, row: usize) -> Option<usize> {
+        self.rows.map_or(Some(row), |rows| rows.binary_search(&(row as i64)).ok())
+    }
+
+    fn require(&self, row: usize) -> Result<usize> {
+        self.place(row).ok_or(Error::RowMissing { row })
+    }
 }
 
 /// Distances that somebody else computed, for each row as if it kept its codes.
@@ -46,41 +128,50 @@ pub trait Distances {
 #[derive(Debug)]
 pub struct DistanceTensor<'a> {
     values: &'a [f32],
-    n_rows: usize,
+    rows: RowList<'a>,
     n_codes: &'a [usize],
     width: usize,
 }
 
 impl<'a> DistanceTensor<'a> {
-    /// Wrap a tensor of shape (N, L, K), K being the largest of the space's levels. O(L).
+    /// Wrap a tensor of shape (N, L, K), K being the largest of the space's levels; or (R, L, K) for
+    /// R listed rows. O(L).
     ///
     /// # Errors
     /// If `shape` is not that, or `values` has another length.
     pub fn new(
         values: &'a [f32],
         shape: [usize; 3],
-        codes: Codes<'_>,
+        rows: RowList<'a>,
         space: &'a CodeSpace,
     ) -> Result<Self> {
         let width = space.n_codes().iter().copied().max().unwrap_or(0);
-        let expected = [codes.n_rows(), codes.n_levels(), width];
+        let expected = [rows.len(), space.n_levels(), width];
         check_shape("distances", &expected, &shape, values.len())?;
-        Ok(Self { values, n_rows: codes.n_rows(), n_codes: space.n_codes(), width })
+        Ok(Self { values, rows, n_codes: space.n_codes(), width })
     }
 
     fn level(&self, row: usize, level: usize) -> &'a [f32] {
-        let start = (row * self.n_codes.len() + level) * self.width;
+        // Rows that are not at hand are refused by `check` before anything else is asked.
+        let place = self.rows.place(row).unwrap_or(0);
+        let start = (place * self.n_codes.len() + level) * self.width;
         &self.values[start..start + self.n_codes[level]]
     }
 }
 
 impl Distances for DistanceTensor<'_> {
+    type Probe<'p>
+        = TensorProbe<'p>
+    where
+        Self: 'p;
+
     fn extent(&self) -> (usize, &[usize]) {
-        (self.n_rows, self.n_codes)
+        (self.rows.n_rows, self.n_codes)
     }
 
     /// O(L K).
     fn check(&self, row: usize) -> Result<()> {
+        self.rows.require(row)?;
         let finite = |level| self.level(row, level).iter().all(|value| value.is_finite());
         if (0..self.n_codes.len()).all(finite) {
             return Ok(());
@@ -94,19 +185,109 @@ impl Distances for DistanceTensor<'_> {
         f64::from(self.level(row, level)[usize::from(codes[level])])
     }
 
+    /// The sum over the levels; true as long as only the last level changes. O(L).
+    fn error(&self, row: usize, codes: &[u16]) -> f64 {
+        let at = |(level, &code): (usize, &u16)| self.level(row, level)[usize::from(code)];
+        codes.iter().enumerate().fold(0.0, |sum, entry| sum + f64::from(at(entry)))
+    }
+
     /// O(K).
     fn fill(&self, row: usize, prefix: &[u16], out: &mut Vec<f64>) {
         out.clear();
         out.extend(self.level(row, prefix.len()).iter().map(|&value| f64::from(value)));
     }
 
-    /// The sum over the levels; exact as long as only the last level changes. O(L).
+    /// The sum over the levels of what changes. O(L).
     fn cost(&self, row: usize, old: &[u16], new: &[u16]) -> f64 {
         let at = |level: usize, codes: &[u16]| {
             f64::from(self.level(row, level)[usize::from(codes[level])])
         };
         (0..self.n_codes.len()).map(|level| at(level, new) - at(level, old)).sum()
     }
+
+    fn probe(&self) -> TensorProbe<'_> {
+        TensorProbe { tensor: self, row: 0, margin: 0.0, least: Vec::new(), bounds: Vec::new() }
+    }
+}
+
+/// Sums of given distances below a prefix.
+///
+/// For L = 3 and the opened prefix (4): the bound of code c is d0(4) + d1(c) + the least of d2.
+///
+/// ```text
+/// least   d0+d1+d2 d1+d2 d2 0      least sums of the levels from each depth on
+/// bounds  (node 0) K numbers
+/// ```
+pub struct TensorProbe<'a> {
+    tensor: &'a DistanceTensor<'a>,
+    row: usize,
+    margin: f64,
+    least: Vec<f64>,
+    bounds: Vec<Vec<f32>>,
+}
+
+impl Probe for TensorProbe<'_> {
+    /// O(L K).
+    fn start(&mut self, row: usize, _prefix: &[u16]) {
+        self.row = row;
+        self.bounds.clear();
+        let n_levels = self.tensor.n_codes.len();
+        self.least = vec![0.0; n_levels + 1];
+        let mut size = 0.0;
+        for level in (0..n_levels).rev() {
+            let values = self.tensor.level(row, level);
+            let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+            self.least[level] = self.least[level + 1] + f64::from(least);
+            size += values.iter().fold(0.0, |size: f64, &value| size.max(f64::from(value).abs()));
+        }
+        self.margin = margin(size, n_levels);
+    }
+
+    fn margin(&self) -> f64 {
+        self.margin
+    }
+
+    fn open(&mut self, prefix: &[u16]) -> usize {
+        let level = prefix.len();
+        let above = self.tensor.error(self.row, prefix);
+        let base = above + self.least[level + 1];
+        let bound = |&value: &f32| {
+            if self.margin < f64::INFINITY {
+                (base + f64::from(value)) as f32
+            } else {
+                f32::MIN
+            }
+        };
+        self.bounds.push(self.tensor.level(self.row, level).iter().map(bound).collect());
+        self.bounds.len() - 1
+    }
+
+    fn bounds(&self, node: usize) -> (&[f32], &[f32]) {
+        (&self.bounds[node], &self.bounds[node])
+    }
+
+    fn leaves(&mut self, node: usize, code: u16, out: &mut Vec<f32>) {
+        let level = self.tensor.n_codes.len() - 1;
+        let base = f64::from(self.bounds[node][usize::from(code)]) - self.least[level];
+        let leaf = |&value: &f32| {
+            if self.margin < f64::INFINITY {
+                (base + f64::from(value)) as f32
+            } else {
+                f32::MIN
+            }
+        };
+        out.clear();
+        out.extend(self.tensor.level(self.row, level).iter().map(leaf));
+    }
+}
+
+/// How far sums of `n` terms in `f32` can be off, if the terms' sizes add up to `size`. Infinite where
+/// they could leave the range of `f32`: then nothing is trusted, and all is computed exactly.
+fn margin(size: f64, n: usize) -> f64 {
+    if size > 1e30 {
+        return f64::INFINITY;
+    }
+    (n as f64 + 16.0) * f64::from(f32::EPSILON) * size + f64::from(f32::MIN_POSITIVE)
 }
 
 /// A table of `f32` rows: latents (N, E), or a codebook (K, E).
@@ -156,28 +337,37 @@ impl<'a> Table<'a> {
 /// n_codes    3 2
 /// turned     [0]  a b c | a b c          component 0 | 1
 ///            [1]  d e | d e
+/// squares    [0]  aa bb cc               squared norms
+///            [1]  dd ee
+/// reach      how far the codes from each level on can take a latent at most
+/// least      of each line of products, the least
+/// products   2ad 2ae | 2bd 2be | ...     of the last two levels; empty if there are too many
 /// ```
 #[derive(Debug)]
 pub struct Latents<'a> {
     latents: Table<'a>,
+    rows: RowList<'a>,
     codebooks: Vec<Table<'a>>,
     n_codes: Vec<usize>,
     turned: Vec<Vec<f32>>,
+    squares: Vec<Vec<f32>>,
+    reach: Vec<f64>,
+    products: Vec<f32>,
+    least: Vec<f32>,
 }
 
+/// Products of the last two codebooks are kept up to this number: 16 MiB.
+const MAX_PRODUCTS: usize = 1 << 22;
+
 impl<'a> Latents<'a> {
-    /// Wrap latents (N, E) and one codebook (K, E) per level. O(L K E).
+    /// Wrap latents (N, E), or (R, E) for R listed rows, and one codebook (K, E) per level.
+    /// O(L K E + K K E).
     ///
     /// # Errors
-    /// If the shapes do not fit `codes`, or a codebook has NaN or infinity.
-    pub fn new(latents: Table<'a>, codebooks: &[Table<'a>], codes: Codes<'_>) -> Result<Self> {
-        let (n_levels, width) = (codes.n_levels(), latents.shape[1]);
-        let expected = [codes.n_rows(), width];
-        check_shape("latents", &expected, &latents.shape, latents.values.len())?;
-        if codebooks.len() != n_levels {
-            let got = codebooks.len();
-            return Err(Error::LevelCount { what: "codebooks", expected: n_levels, got });
-        }
+    /// If the shapes do not fit, or a codebook has NaN or infinity.
+    pub fn new(latents: Table<'a>, rows: RowList<'a>, codebooks: &[Table<'a>]) -> Result<Self> {
+        let width = latents.shape[1];
+        check_shape("latents", &[rows.len(), width], &latents.shape, latents.values.len())?;
         for (level, book) in codebooks.iter().enumerate() {
             let expected = [book.n_rows(), width];
             check_shape(&format!("codebooks[{level}]"), &expected, &book.shape, book.values.len())?;
@@ -186,42 +376,74 @@ impl<'a> Latents<'a> {
                 return Err(Error::CodebookNotFinite { level, code });
             }
         }
+        let square =
+            |row: &[f32]| row.iter().fold(0.0, |sum, &x| sum + f64::from(x) * f64::from(x));
+        let squares: Vec<Vec<f64>> = codebooks
+            .iter()
+            .map(|book| (0..book.n_rows()).map(|code| square(book.row(code))).collect())
+            .collect();
+        let turned: Vec<Vec<f32>> = codebooks.iter().map(turn).collect();
+        let products = products(codebooks, &turned);
+        let n_last = codebooks.last().map_or(1, Table::n_rows).max(1);
+        let least = |line: &[f32]| line.iter().copied().fold(f32::INFINITY, f32::min);
         Ok(Self {
             latents,
-            codebooks: codebooks.to_vec(),
+            rows,
             n_codes: codebooks.iter().map(Table::n_rows).collect(),
-            turned: codebooks.iter().map(turn).collect(),
+            reach: reach(&squares, &products),
+            squares: squares.iter().map(|s| s.iter().map(|&x| x as f32).collect()).collect(),
+            least: products.chunks(n_last).map(least).collect(),
+            products,
+            turned,
+            codebooks: codebooks.to_vec(),
         })
     }
 
-    /// O(L E).
-    fn residual(&self, row: usize, prefix: &[u16]) -> Vec<f64> {
-        let mut residual: Vec<f64> = self.latents.row(row).iter().map(|&x| f64::from(x)).collect();
-        for (book, &code) in self.codebooks.iter().zip(prefix) {
-            for (left, &taken) in residual.iter_mut().zip(book.row(usize::from(code))) {
-                *left -= f64::from(taken);
-            }
-        }
-        residual
+    fn latent(&self, row: usize) -> &'a [f32] {
+        // Rows that are not at hand are refused by `check` before anything else is asked.
+        self.latents.row(self.rows.place(row).unwrap_or(0))
+    }
+
+    /// One component of the latent minus those of the codes. O(L).
+    fn left(&self, component: usize, latent: f32, codes: &[u16]) -> f64 {
+        let width = self.latents.shape[1];
+        let taken = self.codebooks.iter().zip(codes);
+        let taken = taken.map(|(book, &code)| book.values[usize::from(code) * width + component]);
+        taken.fold(f64::from(latent), |left, taken| left - f64::from(taken))
     }
 }
 
 impl Distances for Latents<'_> {
+    type Probe<'p>
+        = LatentProbe<'p>
+    where
+        Self: 'p;
+
     fn extent(&self) -> (usize, &[usize]) {
-        (self.latents.n_rows(), &self.n_codes)
+        (self.rows.n_rows, &self.n_codes)
     }
 
     /// O(E).
     fn check(&self, row: usize) -> Result<()> {
-        if self.latents.row(row).iter().all(|value| value.is_finite()) {
+        let place = self.rows.require(row)?;
+        if self.latents.row(place).iter().all(|value| value.is_finite()) {
             return Ok(());
         }
         Err(Error::NotFinite { what: "latents", row })
     }
 
-    /// The squared norm of what all L codes leave. O(L E).
+    /// The squared norm of what all L codes leave: at the last level, that is the whole error.
     fn last(&self, row: usize, codes: &[u16]) -> f64 {
-        self.residual(row, codes).iter().fold(0.0, |sum, left| sum + left * left)
+        self.error(row, codes)
+    }
+
+    /// The squared norm of what the codes leave. O(L E).
+    fn error(&self, row: usize, codes: &[u16]) -> f64 {
+        let latent = self.latent(row).iter().enumerate();
+        latent.fold(0.0, |sum, (component, &x)| {
+            let left = self.left(component, x, codes);
+            sum + left * left
+        })
     }
 
     /// O(L E + K E).
@@ -229,8 +451,8 @@ impl Distances for Latents<'_> {
         let n_codes = self.n_codes[prefix.len()];
         out.clear();
         out.resize(n_codes, 0.0);
-        let residual = self.residual(row, prefix);
-        for (component, left) in residual.iter().enumerate() {
+        for (component, &x) in self.latent(row).iter().enumerate() {
+            let left = self.left(component, x, prefix);
             let column = &self.turned[prefix.len()][component * n_codes..][..n_codes];
             for (sum, &coordinate) in out.iter_mut().zip(column) {
                 let gap = left - f64::from(coordinate);
@@ -239,10 +461,180 @@ impl Distances for Latents<'_> {
         }
     }
 
-    /// O(L E).
-    fn cost(&self, row: usize, old: &[u16], new: &[u16]) -> f64 {
-        self.last(row, new) - self.last(row, old)
+    fn probe(&self) -> LatentProbe<'_> {
+        LatentProbe {
+            latents: self,
+            row: 0,
+            margin: 0.0,
+            nodes: Vec::new(),
+            n_open: 0,
+            left: Vec::new(),
+        }
     }
+}
+
+/// Errors of one latent below opened prefixes, by
+/// |r - c - d|^2 = |r - c|^2 + (|d|^2 - 2 r d) + 2 c d, whose last term is the same for all latents.
+///
+/// Buffers of closed nodes are kept for the next ones; `n_open` of them are in use.
+pub struct LatentProbe<'a> {
+    latents: &'a Latents<'a>,
+    row: usize,
+    margin: f64,
+    nodes: Vec<LatentNode>,
+    n_open: usize,
+    left: Vec<f32>,
+}
+
+/// The numbers below a prefix that leaves r.
+///
+/// ```text
+/// near    |r - c|^2         for the K codes of the next level
+/// bounds  of all below c    the same number
+/// last    |d|^2 - 2 r d     for the K codes of the last level, if the prefix has L - 2 codes
+/// ```
+#[derive(Default)]
+struct LatentNode {
+    near: Vec<f32>,
+    bounds: Vec<f32>,
+    last: Vec<f32>,
+}
+
+impl LatentProbe<'_> {
+    /// |c|^2 - 2 r c for all codes of a level. O(K E).
+    fn linear(&self, level: usize, out: &mut Vec<f32>) {
+        out.clear();
+        out.extend_from_slice(&self.latents.squares[level]);
+        add_products(&self.left, -2.0, &self.latents.turned[level], out);
+    }
+}
+
+impl Probe for LatentProbe<'_> {
+    fn start(&mut self, row: usize, prefix: &[u16]) {
+        (self.row, self.n_open) = (row, 0);
+        let norm = self.latents.error(row, prefix).sqrt();
+        let size = norm + self.latents.reach[prefix.len()];
+        self.margin = margin(size * size, 2 * self.latents.latents.shape[1]);
+    }
+
+    fn margin(&self) -> f64 {
+        self.margin
+    }
+
+    /// O(K E).
+    fn open(&mut self, prefix: &[u16]) -> usize {
+        let (all, level) = (self.latents, prefix.len());
+        if self.n_open == self.nodes.len() {
+            self.nodes.push(LatentNode::default());
+        }
+        let mut node = std::mem::take(&mut self.nodes[self.n_open]);
+        let latent = all.latent(self.row).iter().enumerate();
+        self.left.clear();
+        self.left.extend(latent.map(|(e, &x)| all.left(e, x, prefix) as f32));
+        let square = self.left.iter().fold(0.0, |sum: f32, &x| sum + x * x);
+        self.linear(level, &mut node.near);
+        node.near.iter_mut().for_each(|near| *near += square);
+        let radius = all.reach[level + 1] as f32;
+        node.bounds.clear();
+        node.bounds.extend(node.near.iter().map(|&near| {
+            let gap = (near.max(0.0).sqrt() - radius).max(0.0);
+            gap * gap
+        }));
+        if level + 2 == all.n_codes.len() {
+            self.linear(level + 1, &mut node.last);
+            let last = node.last.iter().copied().fold(f32::INFINITY, f32::min);
+            for ((bound, near), least) in node.bounds.iter_mut().zip(&node.near).zip(&all.least) {
+                *bound = bound.max(near + last + least);
+            }
+        }
+        if self.margin == f64::INFINITY {
+            node.bounds.fill(f32::MIN);
+        }
+        self.nodes[self.n_open] = node;
+        self.n_open += 1;
+        self.n_open - 1
+    }
+
+    fn bounds(&self, node: usize) -> (&[f32], &[f32]) {
+        (&self.nodes[node].near, &self.nodes[node].bounds)
+    }
+
+    /// O(K), or O(K E) where the products are not kept.
+    fn leaves(&mut self, node: usize, code: u16, out: &mut Vec<f32>) {
+        let (all, node) = (self.latents, &self.nodes[node]);
+        let near = node.near[usize::from(code)];
+        let (level, n_last) = (all.n_codes.len() - 1, node.last.len());
+        out.clear();
+        if self.margin == f64::INFINITY {
+            out.resize(n_last, f32::MIN);
+        } else if all.products.is_empty() {
+            out.extend(node.last.iter().map(|last| near + last));
+            add_products(
+                all.codebooks[level - 1].row(usize::from(code)),
+                2.0,
+                &all.turned[level],
+                out,
+            );
+        } else {
+            let products = &all.products[usize::from(code) * n_last..][..n_last];
+            out.extend(node.last.iter().zip(products).map(|(last, product)| near + last + product));
+        }
+    }
+}
+
+/// Add the products, times a factor, of one vector with each column of a turned codebook. O(K E).
+fn add_products(vector: &[f32], factor: f32, turned: &[f32], out: &mut [f32]) {
+    let n_codes = out.len();
+    let (fours, rest) = vector.as_chunks::<4>();
+    let mut columns = turned.chunks_exact(n_codes.max(1));
+    for four in fours {
+        let [a, b, c, d] = four.map(|x| factor * x);
+        let (Some(p), Some(q), Some(r), Some(s)) =
+            (columns.next(), columns.next(), columns.next(), columns.next())
+        else {
+            return;
+        };
+        for ((((sum, p), q), r), s) in out.iter_mut().zip(p).zip(q).zip(r).zip(s) {
+            *sum += (a * p + b * q) + (c * r + d * s);
+        }
+    }
+    for (&x, column) in rest.iter().zip(columns) {
+        for (sum, y) in out.iter_mut().zip(column) {
+            *sum += factor * x * y;
+        }
+    }
+}
+
+/// How far the codes from each level on can take a latent at most: the sum of their largest norms, or
+/// for the last two levels, the largest norm of a sum where the products are at hand. O(L + K K).
+fn reach(squares: &[Vec<f64>], products: &[f32]) -> Vec<f64> {
+    let largest = |squares: &Vec<f64>| squares.iter().copied().fold(0.0, f64::max).sqrt();
+    let mut reach = vec![0.0; squares.len() + 1];
+    for level in (0..squares.len()).rev() {
+        reach[level] = reach[level + 1] + largest(&squares[level]);
+        if let ([first, last], false) = (&squares[level..], products.is_empty()) {
+            let pairs = first.iter().zip(products.chunks(last.len().max(1)));
+            let sums = pairs.flat_map(|(a, line)| {
+                last.iter().zip(line).map(move |(b, &product)| a + b + f64::from(product))
+            });
+            // Products are in `f32`, so a little is added.
+            reach[level] = reach[level].min(sums.fold(0.0, f64::max).sqrt() * 1.0001);
+        }
+    }
+    reach
+}
+
+/// Twice the products of all pairs of vectors of the last two codebooks, unless they are too many.
+fn products(codebooks: &[Table<'_>], turned: &[Vec<f32>]) -> Vec<f32> {
+    let ([.., first, last], [.., columns]) = (codebooks, turned) else { return Vec::new() };
+    if first.n_rows().saturating_mul(last.n_rows()) > MAX_PRODUCTS {
+        return Vec::new();
+    }
+    let mut products = vec![0.0; first.n_rows() * last.n_rows()];
+    for (code, row) in products.chunks_exact_mut(last.n_rows().max(1)).enumerate() {
+        add_products(first.row(code), 2.0, columns, row);
+    }
+    products
 }
 
 fn turn(book: &Table<'_>) -> Vec<f32> {

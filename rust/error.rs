@@ -29,6 +29,34 @@ pub enum Error {
         /// Entries given.
         got: usize,
     },
+    /// A setting is not one of those that there are.
+    #[error("`{what}`: expected {expected}, got {got}")]
+    Choice {
+        /// The argument.
+        what: &'static str,
+        /// What there is.
+        expected: &'static str,
+        /// What was given, written as Python does.
+        got: String,
+    },
+    /// A list of rows is not in order, or has one that is not there.
+    #[error("`rows`: expected ascending rows below {n_rows}, got {got} at place {place}")]
+    RowList {
+        /// The number of rows N.
+        n_rows: usize,
+        /// The first bad row.
+        got: i64,
+        /// Its place in the list.
+        place: usize,
+    },
+    /// A list of rows lacks one whose numbers are needed.
+    #[error(
+        "`rows`: expected every row that shares its codes and is not frozen, row {row} is missing"
+    )]
+    RowMissing {
+        /// The lowest such row.
+        row: usize,
+    },
     /// An array's shape does not fit `codes`.
     #[error("`{what}`: expected shape {expected} to match `codes`, got {got}")]
     Shape {

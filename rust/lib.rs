@@ -9,12 +9,16 @@
 //! B entries per batch, M rows that move.
 #![forbid(unsafe_code)]
 
+mod assignment;
 pub mod codes;
 pub mod collision;
 pub mod distances;
 pub mod error;
+mod occupancy;
 #[cfg(feature = "python")]
 mod python;
+mod search;
+mod sorting;
 pub mod trie;
 pub mod trie_file;
 

@@ -13,8 +13,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::codes::{CodeSpace, Codes};
-use crate::collision::{self, Resolution, RowRules};
-use crate::distances::{DistanceTensor, Latents, Table};
+use crate::collision::{self, Keep, Plan, Policy, Reassign, Resolution, RowRules};
+use crate::distances::{DistanceTensor, Latents, RowList, Table};
 use crate::error::Error;
 use crate::trie;
 
@@ -96,71 +96,148 @@ fn to_resolved<'py>(
     Ok((codes, to_rows(py, &resolution.moved), resolution.costs.into_pyarray(py)))
 }
 
+/// How many threads to use: as many as asked for, or as there are cores.
+fn threads(n_threads: Option<usize>) -> PyResult<usize> {
+    match n_threads {
+        Some(0) => {
+            let (what, expected) = ("n_threads", "at least 1");
+            Err(Error::Choice { what, expected, got: "0".to_owned() }.into())
+        }
+        Some(n_threads) => Ok(n_threads),
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
+/// How to resolve, from the names that Python uses.
+fn plan(
+    (policy, keep, reassign): (&str, &str, &str),
+    open_levels: usize,
+    n_threads: Option<usize>,
+) -> PyResult<Plan> {
+    let wrong =
+        |what, expected, got: &str| Error::Choice { what, expected, got: format!("'{got}'") };
+    Ok(Plan {
+        policy: match policy {
+            "paper" => Policy::Paper,
+            "nearest" => Policy::Nearest,
+            "optimal" => Policy::Optimal,
+            _ => return Err(wrong("policy", "'paper', 'nearest' or 'optimal'", policy).into()),
+        },
+        keep: match keep {
+            "nearest" => Keep::Nearest,
+            "max_loss" => Keep::MaxLoss,
+            _ => return Err(wrong("keep", "'nearest' or 'max_loss'", keep).into()),
+        },
+        reassign: match reassign {
+            "movers" => Reassign::Movers,
+            "colliding" => Reassign::Colliding,
+            _ => return Err(wrong("reassign", "'movers' or 'colliding'", reassign).into()),
+        },
+        open_levels,
+        n_threads: threads(n_threads)?,
+    })
+}
+
+/// Number all N rows, or those listed.
+fn row_list(rows: Option<&[i64]>, n_rows: usize) -> crate::Result<RowList<'_>> {
+    rows.map_or_else(|| Ok(RowList::all(n_rows)), |rows| RowList::some(rows, n_rows))
+}
+
 /// Find the rows that share a semantic ID: (offsets, rows) of the groups, in the order of their codes.
 #[pyfunction]
-#[pyo3(signature = (codes, /))]
+#[pyo3(signature = (codes, /, *, n_threads=None))]
 fn find_collisions<'py>(
     py: Python<'py>,
     codes: &Bound<'py, PyAny>,
+    n_threads: Option<usize>,
 ) -> PyResult<(Rows<'py>, Rows<'py>)> {
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+    let n_threads = threads(n_threads)?;
     let table = codes.values();
     let table = Codes::new(&table, codes.shape[1])?;
-    let groups = py.detach(|| collision::find_collisions(table));
+    let groups = py.detach(|| collision::find_collisions(table, n_threads));
     Ok((to_rows(py, &groups.offsets), to_rows(py, &groups.rows)))
 }
 
 /// Give every row codes of its own by given distances: (codes, moved rows, their costs).
 #[pyfunction]
-#[pyo3(signature = (codes, distances, /, *, keys=None, frozen=None, n_codes=None))]
+#[pyo3(signature = (
+    codes, distances, /, *, policy="paper", keep="nearest", reassign="movers", open_levels=2,
+    keys=None, frozen=None, rows=None, n_codes=None, n_threads=None
+))]
+#[allow(clippy::too_many_arguments)] // keywords in Python
 fn resolve_collisions<'py>(
     py: Python<'py>,
     codes: &Bound<'py, PyAny>,
     distances: &Bound<'py, PyAny>,
+    policy: &str,
+    keep: &str,
+    reassign: &str,
+    open_levels: usize,
     keys: Option<&Bound<'py, PyAny>>,
     frozen: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
     n_codes: Option<Vec<usize>>,
+    n_threads: Option<usize>,
 ) -> PyResult<Resolved<'py>> {
+    let plan = plan((policy, keep, reassign), open_levels, n_threads)?;
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let distances = Argument::<f32, Ix3>::new("distances", distances)?;
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
     let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
+    let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
     let (data, values) = (codes.values(), distances.values());
     let (keys, frozen) =
         (keys.as_ref().map(Argument::values), frozen.as_ref().map(Argument::values));
+    let rows = rows.as_ref().map(Argument::values);
     let shape = [distances.shape[0], distances.shape[1], distances.shape[2]];
     let resolution = py.detach(|| {
         let table = Codes::new(&data, codes.shape[1])?;
         let space = CodeSpace::new(&n_codes.unwrap_or_else(|| vec![shape[2]; table.n_levels()]))?;
-        let distances = DistanceTensor::new(&values, shape, table, &space)?;
+        let rows = row_list(rows.as_deref(), table.n_rows())?;
+        space.check(table)?;
+        let distances = DistanceTensor::new(&values, shape, rows, &space)?;
         let rules = RowRules { keys: keys.as_deref(), frozen: frozen.as_deref() };
-        collision::resolve_collisions(table, &space, &distances, rules)
+        collision::resolve_collisions(table, &space, &distances, rules, &plan)
     })?;
     to_resolved(py, (codes.shape[0], codes.shape[1]), resolution)
 }
 
 /// Give every row codes of its own by distances computed from its latent: (codes, moved rows, costs).
 #[pyfunction]
-#[pyo3(signature = (codes, latents, codebooks, /, *, keys=None, frozen=None))]
+#[pyo3(signature = (
+    codes, latents, codebooks, /, *, policy="paper", keep="nearest", reassign="movers",
+    open_levels=2, keys=None, frozen=None, rows=None, n_threads=None
+))]
+#[allow(clippy::too_many_arguments)] // keywords in Python
 fn resolve_collisions_from_latents<'py>(
     py: Python<'py>,
     codes: &Bound<'py, PyAny>,
     latents: &Bound<'py, PyAny>,
     codebooks: Vec<Bound<'py, PyAny>>,
+    policy: &str,
+    keep: &str,
+    reassign: &str,
+    open_levels: usize,
     keys: Option<&Bound<'py, PyAny>>,
     frozen: Option<&Bound<'py, PyAny>>,
+    rows: Option<&Bound<'py, PyAny>>,
+    n_threads: Option<usize>,
 ) -> PyResult<Resolved<'py>> {
+    let plan = plan((policy, keep, reassign), open_levels, n_threads)?;
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let latents = Argument::<f32, Ix2>::new("latents", latents)?;
     let books = codebooks.iter().map(|book| Argument::<f32, Ix2>::new("codebooks", book));
     let books = books.collect::<PyResult<Vec<_>>>()?;
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
     let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
+    let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
     let (data, values) = (codes.values(), latents.values());
     let book_values: Vec<_> = books.iter().map(Argument::values).collect();
     let book_shapes: Vec<_> = books.iter().map(|book| [book.shape[0], book.shape[1]]).collect();
     let (keys, frozen) =
         (keys.as_ref().map(Argument::values), frozen.as_ref().map(Argument::values));
+    let rows = rows.as_ref().map(Argument::values);
     let shape = [latents.shape[0], latents.shape[1]];
     let resolution = py.detach(|| {
         let table = Codes::new(&data, codes.shape[1])?;
@@ -168,10 +245,15 @@ fn resolve_collisions_from_latents<'py>(
         let books = book_values.iter().zip(&book_shapes);
         let books = books.map(|(values, &shape)| Table::new("codebooks", values, shape));
         let books = books.collect::<crate::Result<Vec<_>>>()?;
-        let distances = Latents::new(latents, &books, table)?;
+        if books.len() != table.n_levels() {
+            let (expected, got) = (table.n_levels(), books.len());
+            return Err(Error::LevelCount { what: "codebooks", expected, got });
+        }
+        let rows = row_list(rows.as_deref(), table.n_rows())?;
+        let distances = Latents::new(latents, rows, &books)?;
         let space = CodeSpace::new(&books.iter().map(Table::n_rows).collect::<Vec<_>>())?;
         let rules = RowRules { keys: keys.as_deref(), frozen: frozen.as_deref() };
-        collision::resolve_collisions(table, &space, &distances, rules)
+        collision::resolve_collisions(table, &space, &distances, rules, &plan)
     })?;
     to_resolved(py, (codes.shape[0], codes.shape[1]), resolution)
 }

@@ -5,6 +5,7 @@
 
 use crate::codes::{CodeSpace, Codes};
 use crate::error::{Error, Result};
+use crate::sorting::Sorted;
 
 /// The node of no prefix at all: the answer to a step that does not exist.
 pub const NOWHERE: i64 = -1;
@@ -63,12 +64,16 @@ impl CodeTrie {
     /// If the codes do not fit the space, two rows are alike, or there are over 2^32 - 1 nodes.
     pub fn new(codes: Codes<'_>, space: CodeSpace) -> Result<Self> {
         space.check(codes)?;
-        let sorted = space.sorted(codes);
-        let twins = sorted.windows(2).filter(|pair| pair[0].0 == pair[1].0);
-        if let Some((first, second)) = twins.map(|pair| (pair[0].1, pair[1].1)).min() {
+        let sorted = Sorted::new(codes, &space, 1);
+        let twins = sorted.runs(0..sorted.len()).filter(|run| run.len() > 1);
+        if let Some((first, second)) =
+            twins.map(|run| (sorted.row(run.start), sorted.row(run.start + 1))).min()
+        {
             return Err(Error::DuplicateRows { first, second });
         }
-        let rows = sorted.into_iter().map(|(_, row)| node_id(row)).collect::<Result<Vec<u32>>>()?;
+        let rows = (0..sorted.len()).map(|place| node_id(sorted.row(place)));
+        let rows = rows.collect::<Result<Vec<u32>>>()?;
+        drop(sorted);
         let items = rows.iter().map(|&row| codes.row(row as usize));
         Self::from_sorted(items.collect(), rows.clone(), space, node_id(codes.n_rows())?)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::distances::{DistanceTensor, Latents, Table};
+use crate::distances::{DistanceTensor, Latents, RowList, Table};
 
 /// Items in a small space, with ties and with as many items as there is room for.
 ///
@@ -50,14 +50,19 @@ impl Case {
         let tables = tables.map(|(book, &k)| Table::new("codebooks", book, [k, WIDTH]));
         let tables = tables.collect::<Result<Vec<_>>>()?;
         let latents = Table::new("latents", &latents, [self.n_items(), WIDTH])?;
-        let codes = Codes::new(&self.codes, self.n_codes.len())?;
-        Ok(work(&CodeSpace::new(&self.n_codes)?, &Latents::new(latents, &tables, codes)?))
+        let rows = RowList::all(self.n_items());
+        Ok(work(&CodeSpace::new(&self.n_codes)?, &Latents::new(latents, rows, &tables)?))
     }
 
     fn resolve(&self) -> Result<Resolution> {
+        // Within the last two levels first, as if all levels were open: then nobody is left over.
+        self.resolve_by(&Plan { open_levels: MAX_LEVELS, ..Plan::default() })
+    }
+
+    fn resolve_by(&self, plan: &Plan) -> Result<Resolution> {
         let rules = RowRules { keys: Some(&self.keys), frozen: Some(&self.frozen) };
         let codes = Codes::new(&self.codes, self.n_codes.len())?;
-        self.with(|space, distances| resolve_collisions(codes, space, distances, rules))?
+        self.with(|space, distances| resolve_collisions(codes, space, distances, rules, plan))?
     }
 
     fn resolve_slowly(&self) -> Result<Vec<Vec<u16>>> {
@@ -161,7 +166,7 @@ proptest! {
     #[test]
     fn groups_are_those_of_equal_rows(case in cases()) {
         let rows = case.rows();
-        let groups = find_collisions(Codes::new(&case.codes, case.n_codes.len())?);
+        let groups = find_collisions(Codes::new(&case.codes, case.n_codes.len())?, 1);
         let mut expected = Groups { offsets: vec![0], rows: Vec::new() };
         for own in rows.iter().collect::<BTreeSet<_>>() {
             let group: Vec<usize> = (0..rows.len()).filter(|&row| rows[row] == *own).collect();
@@ -185,8 +190,12 @@ proptest! {
         let shape = shape.map(usize::from);
         let rules = RowRules { frozen: Some(&frozen), ..RowRules::default() };
         if let (Ok(codes), Ok(space)) = (Codes::new(&data, n_levels), CodeSpace::new(&n_codes)) {
-            if let Ok(distances) = DistanceTensor::new(&values, shape, codes, &space) {
-                let _ = resolve_collisions(codes, &space, &distances, rules);
+            let rows = RowList::all(codes.n_rows());
+            if let Ok(distances) = DistanceTensor::new(&values, shape, rows, &space) {
+                for policy in [Policy::Paper, Policy::Nearest, Policy::Optimal] {
+                    let plan = Plan { policy, keep: Keep::MaxLoss, ..Plan::default() };
+                    let _ = resolve_collisions(codes, &space, &distances, rules, &plan);
+                }
             }
         }
     }
@@ -197,8 +206,9 @@ fn a_group_larger_than_its_prefix_spreads_upwards() -> Result<()> {
     let codes = Codes::new(&[1; 3 * 12], 3)?;
     let space = CodeSpace::new(&[2, 2, 3])?;
     let values = [0.0; 12 * 3 * 3];
-    let distances = DistanceTensor::new(&values, [12, 3, 3], codes, &space)?;
-    let resolved = resolve_collisions(codes, &space, &distances, RowRules::default())?;
+    let distances = DistanceTensor::new(&values, [12, 3, 3], RowList::all(12), &space)?;
+    let resolved =
+        resolve_collisions(codes, &space, &distances, RowRules::default(), &Plan::default())?;
     let expected = "111 110 112 100 101 102 000 001 002 010 011 012";
     let spelt: Vec<String> =
         resolved.codes.chunks(3).map(|codes| codes.iter().map(u16::to_string).collect()).collect();
@@ -208,10 +218,11 @@ fn a_group_larger_than_its_prefix_spreads_upwards() -> Result<()> {
 
 #[test]
 fn distances_of_another_table_are_refused() -> Result<()> {
-    let (three, two) = (Codes::new(&[0; 6], 2)?, Codes::new(&[0; 4], 2)?);
+    let three = Codes::new(&[0; 6], 2)?;
     let space = CodeSpace::new(&[2, 2])?;
-    let distances = DistanceTensor::new(&[0.0; 8], [2, 2, 2], two, &space)?;
-    let refused = resolve_collisions(three, &space, &distances, RowRules::default());
+    let distances = DistanceTensor::new(&[0.0; 8], [2, 2, 2], RowList::all(2), &space)?;
+    let refused =
+        resolve_collisions(three, &space, &distances, RowRules::default(), &Plan::default());
     let message = "`distances`: expected shape (3, [2, 2]) to match `codes`, got (2, [2, 2])";
     assert_eq!(refused.map_err(|error| error.to_string()), Err(message.to_owned()));
     Ok(())

@@ -9,6 +9,9 @@ fn name(error: &Error) -> &'static str {
         Error::Levels { .. } => "Levels",
         Error::LevelSize { .. } => "LevelSize",
         Error::LevelCount { .. } => "LevelCount",
+        Error::Choice { .. } => "Choice",
+        Error::RowList { .. } => "RowList",
+        Error::RowMissing { .. } => "RowMissing",
         Error::Shape { .. } => "Shape",
         Error::CodeRange { .. } => "CodeRange",
         Error::NotFinite { .. } => "NotFinite",
@@ -31,7 +34,7 @@ fn name(error: &Error) -> &'static str {
         Error::Inconsistent { .. } => "Inconsistent",
     }
 }
-const N_VARIANTS: usize = 23;
+const N_VARIANTS: usize = 26;
 
 fn table() -> Vec<(Error, &'static str)> {
     let text = str::to_owned;
@@ -44,6 +47,22 @@ fn table() -> Vec<(Error, &'static str)> {
         (
             Error::LevelCount { what: "codebooks", expected: 4, got: 3 },
             "`codebooks`: expected 4 entries, one per level, got 3",
+        ),
+        (
+            Error::Choice {
+                what: "policy",
+                expected: "'paper', 'nearest' or 'optimal'",
+                got: text("'best'"),
+            },
+            "`policy`: expected 'paper', 'nearest' or 'optimal', got 'best'",
+        ),
+        (
+            Error::RowList { n_rows: 9, got: 12, place: 3 },
+            "`rows`: expected ascending rows below 9, got 12 at place 3",
+        ),
+        (
+            Error::RowMissing { row: 5 },
+            "`rows`: expected every row that shares its codes and is not frozen, row 5 is missing",
         ),
         (
             Error::Shape {

@@ -1,0 +1,135 @@
+//! Which semantic IDs are held.
+
+use rustc_hash::FxHashMap;
+
+use crate::codes::{CodeSpace, Id};
+
+const BITS: usize = u64::BITS as usize;
+
+/// Which semantic IDs are held: a sorted list of those held from the start, one bit for each below
+/// the prefixes of L - 1 codes that anybody looked at, and counts of those taken since.
+///
+/// Items (1, 1), (0, 2) with K = (2, 4), packed as in `CodeSpace`; somebody took (1, 0):
+///
+/// ```text
+/// held    0b0_10 0b1_01       sorted
+/// index   0b1_00: line 0      only (1) was looked at
+/// bits    [0] 0b0011          (1, 0) and (1, 1)
+/// n_free  [0] 2
+/// taken   [0] {0b0_00: 1}     below the empty prefix
+/// ```
+pub(crate) struct Occupancy<'a> {
+    space: &'a CodeSpace,
+    held: Vec<u128>,
+    index: FxHashMap<u128, usize>,
+    bits: Vec<u64>,
+    n_free: Vec<usize>,
+    taken: Vec<FxHashMap<u128, u128>>,
+    capacity: Vec<u128>,
+    line: usize,
+}
+
+impl<'a> Occupancy<'a> {
+    /// Nothing is held. O(L).
+    pub(crate) fn new(space: &'a CodeSpace) -> Self {
+        let n_levels = space.n_levels();
+        Self {
+            space,
+            held: Vec::new(),
+            index: FxHashMap::default(),
+            bits: Vec::new(),
+            n_free: Vec::new(),
+            taken: vec![FxHashMap::default(); n_levels - 1],
+            capacity: (0..=n_levels).map(|depth| space.capacity(depth)).collect(),
+            line: space.n_codes()[n_levels - 1].div_ceil(BITS),
+        }
+    }
+
+    /// Begin anew with these, sorted and distinct. O(what was looked at before).
+    pub(crate) fn reset(&mut self, held: impl Iterator<Item = u128>) {
+        self.held.clear();
+        self.held.extend(held);
+        self.index.clear();
+        self.bits.clear();
+        self.n_free.clear();
+        self.taken.iter_mut().for_each(FxHashMap::clear);
+    }
+
+    /// Those held from the start that begin with a prefix. O(L + log N).
+    fn below(&self, first: u128, depth: usize) -> &[u128] {
+        let last = self.space.last_word(first, depth);
+        let from = self.held.partition_point(|&word| word < first);
+        let n = self.held[from..].partition_point(|&word| word <= last);
+        &self.held[from..from + n]
+    }
+
+    /// How many below a prefix of at most L - 2 codes are free. O(L + log N).
+    pub(crate) fn n_free_below(&self, prefix: &[u16]) -> u128 {
+        let first = self.space.first_word(prefix);
+        let taken = self.taken[prefix.len()].get(&first).copied().unwrap_or(0);
+        let held = self.below(first, prefix.len()).len() as u128 + taken;
+        self.capacity[prefix.len()].saturating_sub(held)
+    }
+
+    /// Is any semantic ID below a prefix, shorter than L, free? O(L + log N).
+    pub(crate) fn has_room(&mut self, prefix: &[u16]) -> bool {
+        if prefix.len() + 1 < self.space.n_levels() {
+            return self.n_free_below(prefix) > 0;
+        }
+        let line = self.line(self.space.first_word(prefix));
+        self.n_free[line] > 0
+    }
+
+    /// The line of bits of a prefix of L - 1 codes, given as its first word.
+    fn line(&mut self, first: u128) -> usize {
+        if let Some(&line) = self.index.get(&first) {
+            return line;
+        }
+        let (line, start) = (self.n_free.len(), self.bits.len());
+        let n_levels = self.space.n_levels();
+        let last = self.space.last_word(first, n_levels - 1);
+        self.bits.resize(start + self.line, 0);
+        let from = self.held.partition_point(|&word| word < first);
+        let words = self.held[from..].iter().take_while(|&&word| word <= last);
+        let mut n_held = 0;
+        for &word in words {
+            let code = (word - first) as usize;
+            self.bits[start + code / BITS] |= 1 << (code % BITS);
+            n_held += 1;
+        }
+        self.n_free.push(self.space.n_codes()[n_levels - 1] - n_held);
+        self.index.insert(first, line);
+        line
+    }
+
+    /// Bits of those held below a prefix of L - 1 codes, given as its first word; none if all are.
+    pub(crate) fn held_bits(&mut self, first: u128) -> Option<&[u64]> {
+        let line = self.line(first);
+        let start = line * self.line;
+        (self.n_free[line] > 0).then(|| &self.bits[start..start + self.line])
+    }
+
+    /// Take a free one. O(L).
+    pub(crate) fn take(&mut self, codes: &Id) {
+        let n_levels = self.space.n_levels();
+        let line = self.line(self.space.first_word(&codes[..n_levels - 1]));
+        let code = usize::from(codes[n_levels - 1]);
+        self.bits[line * self.line + code / BITS] |= 1 << (code % BITS);
+        self.n_free[line] -= 1;
+        for (depth, taken) in self.taken.iter_mut().enumerate() {
+            *taken.entry(self.space.first_word(&codes[..depth])).or_insert(0) += 1;
+        }
+    }
+
+    /// Is a semantic ID free?
+    pub(crate) fn is_free(&mut self, codes: &Id) -> bool {
+        let n_levels = self.space.n_levels();
+        let first = self.space.first_word(&codes[..n_levels - 1]);
+        self.held_bits(first).is_some_and(|bits| !is_set(bits, usize::from(codes[n_levels - 1])))
+    }
+}
+
+/// Is a bit set?
+pub(crate) fn is_set(bits: &[u64], place: usize) -> bool {
+    bits[place / BITS] >> (place % BITS) & 1 == 1
+}

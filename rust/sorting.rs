@@ -1,0 +1,452 @@
+//! Rows in the order of their codes, and the rows that share them: by several threads, always the
+//! same.
+//!
+//! Codes and row are packed into one 64-bit word where they fit, as in any real catalog. Every thread
+//! spreads its share of the rows over parts by their highest bits; then every part, small enough for
+//! a core's cache, is sorted, or searched for words that occur twice, on its own.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::thread;
+
+use crate::codes::{CodeSpace, Codes};
+
+/// Rows below this number are not worth a second thread.
+const ROWS_PER_THREAD: usize = 1 << 14;
+/// Rows of a part: 32 KiB of words, what the fastest cache holds.
+const ROWS_PER_PART: usize = 1 << 12;
+/// More parts than this fall out of the caches while rows are spread over them.
+const MAX_PART_BITS: u32 = 11;
+
+/// How many threads are worth it for so many rows, at least one.
+pub(crate) fn useful_threads(n_threads: usize, n_rows: usize) -> usize {
+    n_threads.min(n_rows / ROWS_PER_THREAD).max(1)
+}
+
+/// Rows in the order of their codes, equal ones by row.
+///
+/// Of three items (1, 1), (0, 2), (1, 1) with K = (2, 4), 2 bits being enough for a row:
+///
+/// ```text
+/// Narrow  0b010_01 0b101_00 0b101_10     packed codes and row; row_bits 2
+/// Wide    (0b010, 1) (0b101, 0) (0b101, 2)
+/// ```
+#[derive(Debug)]
+pub(crate) enum Sorted {
+    Narrow { entries: Vec<u64>, row_bits: u32 },
+    Wide(Vec<(u128, usize)>),
+}
+
+impl Sorted {
+    /// Sort the rows of a checked table. O(N L + N log N).
+    pub(crate) fn new(codes: Codes<'_>, space: &CodeSpace, n_threads: usize) -> Self {
+        let Some(packing) = Packing::of(codes, space) else {
+            let packed = (0..codes.n_rows()).map(|row| (space.first_word(codes.row(row)), row));
+            let mut entries: Vec<(u128, usize)> = packed.collect();
+            entries.sort_unstable(); // all differ, so there is one outcome
+            return Self::Wide(entries);
+        };
+        let n_threads = useful_threads(n_threads, codes.n_rows());
+        let parts = Parts::new(codes, &packing, n_threads);
+        let mut entries = vec![0; codes.n_rows()];
+        parts.for_each(&mut entries, n_threads, |slice, ()| slice.sort_unstable(), || ());
+        Self::Narrow { entries, row_bits: packing.row_bits }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Narrow { entries, .. } => entries.len(),
+            Self::Wide(entries) => entries.len(),
+        }
+    }
+
+    /// Packed codes of the entry at a place.
+    pub(crate) fn word(&self, place: usize) -> u128 {
+        match self {
+            Self::Narrow { entries, row_bits } => u128::from(entries[place] >> row_bits),
+            Self::Wide(entries) => entries[place].0,
+        }
+    }
+
+    /// Row of the entry at a place.
+    pub(crate) fn row(&self, place: usize) -> usize {
+        match self {
+            Self::Narrow { entries, row_bits } => (entries[place] & ((1 << row_bits) - 1)) as usize,
+            Self::Wide(entries) => entries[place].1,
+        }
+    }
+
+    /// The first place at or after `from` whose word, without its lowest `shift` bits, is another.
+    pub(crate) fn next_prefix(&self, from: usize, shift: u32) -> usize {
+        let prefix = |place: usize| self.word(place).checked_shr(shift).unwrap_or(0);
+        let own = prefix(from);
+        // Steps that double, then halves: short runs are the rule, long ones must not cost more.
+        let (mut low, mut step) = (from, 1);
+        while low + step < self.len() && prefix(low + step) == own {
+            low += step;
+            step *= 2;
+        }
+        let mut high = (low + step).min(self.len());
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if prefix(middle) == own {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        high
+    }
+
+    /// Runs of equal words in a range, those of a single row too.
+    pub(crate) fn runs(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut start = range.start;
+        std::iter::from_fn(move || {
+            let first = (start < range.end).then_some(start)?;
+            let word = self.word(first);
+            start += 1;
+            while start < range.end && self.word(start) == word {
+                start += 1;
+            }
+            Some(first..start)
+        })
+    }
+}
+
+/// The rows that share their codes with another: (word, row) in the order of codes, then rows.
+/// O(N L), and a sort of those alone.
+pub(crate) fn sharing(codes: Codes<'_>, space: &CodeSpace, n_threads: usize) -> Sorted {
+    let Some(packing) = Packing::of(codes, space) else {
+        let Sorted::Wide(all) = Sorted::new(codes, space, n_threads) else {
+            return Sorted::Wide(Vec::new());
+        };
+        let groups = all.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1);
+        return Sorted::Wide(groups.flatten().copied().collect());
+    };
+    let n_threads = useful_threads(n_threads, codes.n_rows());
+    let parts = Parts::new(codes, &packing, n_threads);
+    let entries = parts.collect(n_threads, |slice, filter: &mut Filter, found| {
+        filter.candidates(slice, packing.row_bits);
+        let candidates = &mut filter.candidates;
+        candidates.sort_unstable();
+        let alike = |a: &u64, b: &u64| a >> packing.row_bits == b >> packing.row_bits;
+        for group in candidates.chunk_by(alike).filter(|group| group.len() > 1) {
+            found.extend_from_slice(group);
+        }
+    });
+    Sorted::Narrow { entries, row_bits: packing.row_bits }
+}
+
+/// How codes and row share a 64-bit word.
+///
+/// For K = (2, 4) and three rows: `word_bits` 3, `row_bits` 2, of which each part has one
+/// value of the highest `part_bits`.
+struct Packing {
+    shifts: Vec<u32>,
+    word_bits: u32,
+    row_bits: u32,
+}
+
+impl Packing {
+    fn of(codes: Codes<'_>, space: &CodeSpace) -> Option<Self> {
+        let row_bits = usize::BITS - codes.n_rows().leading_zeros();
+        let word_bits = space.word_bits();
+        if word_bits + row_bits > u64::BITS {
+            return None;
+        }
+        let shifts = (0..space.n_levels()).map(|level| space.bits_below(level + 1)).collect();
+        Some(Self { shifts, word_bits, row_bits })
+    }
+
+    fn word(&self, codes: &[u16]) -> u64 {
+        let placed = codes.iter().zip(&self.shifts).map(|(&code, &shift)| u64::from(code) << shift);
+        placed.fold(0, |word, part| word | part)
+    }
+
+    /// Words of a table with a known number of levels, which the compiler then unrolls.
+    fn words<const L: usize>(&self, codes: &[u16], out: &mut Vec<u64>) {
+        let shifts: [u32; L] = std::array::from_fn(|level| self.shifts[level]);
+        let (rows, _) = codes.as_chunks::<L>();
+        out.extend(rows.iter().map(|row| {
+            let placed = row.iter().zip(shifts).map(|(&code, shift)| u64::from(code) << shift);
+            placed.fold(0, |word, part| word | part)
+        }));
+    }
+
+    fn pack(&self, codes: &[u16]) -> Vec<u64> {
+        let n_levels = self.shifts.len();
+        let mut out = Vec::with_capacity(codes.len() / n_levels);
+        match n_levels {
+            3 => self.words::<3>(codes, &mut out),
+            4 => self.words::<4>(codes, &mut out),
+            _ => out.extend(codes.chunks_exact(n_levels).map(|row| self.word(row))),
+        }
+        out
+    }
+}
+
+/// Rows spread over parts by the highest bits of their words, in the order of their numbers.
+///
+/// Five rows in two parts, by two threads of which the first had three rows:
+///
+/// ```text
+/// shares[0]  entries 0 2 | 1     starts 0 2 3
+/// shares[1]  entries 4 | 3       starts 0 1 2
+/// ```
+struct Parts {
+    shares: Vec<Share>,
+    n_parts: usize,
+}
+
+/// What one thread spread: part p is `entries[starts[p]..starts[p + 1]]`, as drawn at `Parts`.
+struct Share {
+    entries: Vec<u64>,
+    starts: Vec<usize>,
+}
+
+impl Parts {
+    fn new(codes: Codes<'_>, packing: &Packing, n_threads: usize) -> Self {
+        let wanted = usize::BITS - (codes.n_rows() / ROWS_PER_PART).leading_zeros();
+        let part_bits = wanted.min(MAX_PART_BITS).min(packing.word_bits);
+        let shift = packing.word_bits - part_bits;
+        let rows_each = codes.n_rows().div_ceil(n_threads).max(1);
+        let n_levels = codes.n_levels();
+        let spread = |(index, data): (usize, &[u16])| {
+            Share::new(packing.pack(data), index * rows_each, shift, (1 << part_bits, packing))
+        };
+        let tables: Vec<(usize, &[u16])> =
+            codes.data().chunks(rows_each * n_levels).enumerate().collect();
+        let shares = in_threads(tables, n_threads, spread);
+        Self { shares, n_parts: 1 << part_bits }
+    }
+
+    fn len(&self, part: usize) -> usize {
+        self.shares.iter().map(|share| share.part(part).len()).sum()
+    }
+
+    /// Copy every part to its place in `out`, and do something with it there.
+    fn for_each<S>(
+        &self,
+        out: &mut [u64],
+        n_threads: usize,
+        work: impl Fn(&mut [u64], &mut S) + Sync,
+        state: impl Fn() -> S + Sync,
+    ) {
+        let mut rest = out;
+        let mut slices = Vec::with_capacity(self.n_parts);
+        for part in 0..self.n_parts {
+            let (slice, after) = rest.split_at_mut(self.len(part));
+            slices.push((part, slice));
+            rest = after;
+        }
+        let queue = Mutex::new(slices.into_iter());
+        let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+        let run = || {
+            let mut state = state();
+            while let Some((part, slice)) = next() {
+                let mut start = 0;
+                for share in &self.shares {
+                    let entries = share.part(part);
+                    slice[start..start + entries.len()].copy_from_slice(entries);
+                    start += entries.len();
+                }
+                work(slice, &mut state);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..n_threads {
+                scope.spawn(run);
+            }
+            run();
+        });
+    }
+
+    /// Do something with every part that adds to a list, and join the lists in the parts' order.
+    fn collect<S: Default>(
+        &self,
+        n_threads: usize,
+        work: impl Fn(&[u64], &mut S, &mut Vec<u64>) + Sync,
+    ) -> Vec<u64> {
+        let parts_each = self.n_parts.div_ceil(n_threads * 8);
+        let ranges = (0..self.n_parts).step_by(parts_each);
+        let ranges = ranges.map(|start| start..(start + parts_each).min(self.n_parts)).collect();
+        let lists = in_threads(ranges, n_threads, |range: Range<usize>| {
+            let (mut state, mut found, mut joined) = (S::default(), Vec::new(), Vec::new());
+            for part in range {
+                if let [share] = &self.shares[..] {
+                    work(share.part(part), &mut state, &mut found);
+                    continue;
+                }
+                joined.clear();
+                for share in &self.shares {
+                    joined.extend_from_slice(share.part(part));
+                }
+                work(&joined, &mut state, &mut found);
+            }
+            found
+        });
+        lists.concat()
+    }
+}
+
+impl Share {
+    /// Spread words, of the rows from `first_row` on, over parts.
+    fn new(
+        words: Vec<u64>,
+        first_row: usize,
+        shift: u32,
+        (n_parts, packing): (usize, &Packing),
+    ) -> Self {
+        let mut starts = vec![0; n_parts + 1];
+        let part = |word: u64| word.checked_shr(shift).unwrap_or(0) as usize;
+        for &word in &words {
+            starts[part(word) + 1] += 1;
+        }
+        for place in 1..starts.len() {
+            starts[place] += starts[place - 1];
+        }
+        let mut next = starts.clone();
+        let mut entries = vec![0; words.len()];
+        for (row, word) in (first_row..).zip(words) {
+            let place = &mut next[part(word)];
+            entries[*place] = (word.checked_shl(packing.row_bits).unwrap_or(0)) | row as u64;
+            *place += 1;
+        }
+        Self { entries, starts }
+    }
+
+    fn part(&self, part: usize) -> &[u64] {
+        &self.entries[self.starts[part]..self.starts[part + 1]]
+    }
+}
+
+/// Work off a list by several threads, results in the list's order.
+pub(crate) fn in_threads<T: Send, R: Send>(
+    list: Vec<T>,
+    n_threads: usize,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    if n_threads <= 1 || list.len() <= 1 {
+        return list.into_iter().map(work).collect();
+    }
+    let queue = Mutex::new(list.into_iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+    let run = || {
+        while let Some((place, item)) = next() {
+            let result = work(item);
+            if let Ok(mut done) = done.lock() {
+                done.push((place, result));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..n_threads {
+            scope.spawn(run);
+        }
+        run();
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_unstable_by_key(|&(place, _)| place);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Finds the words of a part that may occur twice: two bits for each of some places that words are
+/// hashed to, "seen" and "seen again". A word that shares its place with another is no proof, but
+/// few do, and all that are alike.
+///
+/// After the words 5, 9, 5 at the places 1, 3, 1 of four:
+///
+/// ```text
+/// once        0b1010
+/// twice       0b0010
+/// candidates  both 5
+/// ```
+#[derive(Default)]
+struct Filter {
+    once: Vec<u64>,
+    twice: Vec<u64>,
+    candidates: Vec<u64>,
+}
+
+impl Filter {
+    fn candidates(&mut self, entries: &[u64], row_bits: u32) {
+        let bits = (usize::BITS - entries.len().leading_zeros() + 3).max(6);
+        let n_words = 1_usize << (bits - 6);
+        for bitmap in [&mut self.once, &mut self.twice] {
+            bitmap.clear();
+            bitmap.resize(n_words, 0);
+        }
+        let place = |entry: u64| {
+            let hashed = (entry >> row_bits).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits);
+            ((hashed >> 6) as usize & (n_words - 1), 1_u64 << (hashed & 63))
+        };
+        for &entry in entries {
+            let (word, bit) = place(entry);
+            self.twice[word] |= self.once[word] & bit;
+            self.once[word] |= bit;
+        }
+        self.candidates.clear();
+        for &entry in entries {
+            let (word, bit) = place(entry);
+            if self.twice[word] & bit != 0 {
+                self.candidates.push(entry);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Result;
+
+    fn rows(sorted: &Sorted) -> Vec<usize> {
+        (0..sorted.len()).map(|place| sorted.row(place)).collect()
+    }
+
+    fn table(n_rows: usize) -> Vec<u16> {
+        let code = |i: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u16 % 40;
+        (0..n_rows * 3).map(code).collect()
+    }
+
+    #[test]
+    fn rows_sort_by_code_then_row_with_and_without_room_for_both_in_a_word() -> Result<()> {
+        let codes = Codes::new(&[2, 0, 0, 9, 2, 0, 0, 1], 2)?;
+        for n_codes in [vec![3, 10], vec![1 << 16, 1 << 16]] {
+            assert_eq!(rows(&Sorted::new(codes, &CodeSpace::new(&n_codes)?, 1)), [3, 1, 0, 2]);
+        }
+        let eight = [&[7_u16; 8][..], &[6; 8]].concat();
+        let space = CodeSpace::new(&[1 << 16; 8])?;
+        let sorted = Sorted::new(Codes::new(&eight, 8)?, &space, 1);
+        assert_eq!((rows(&sorted), sorted.word(1)), (vec![1, 0], space.first_word(&[7; 8])));
+        Ok(())
+    }
+
+    #[test]
+    fn threads_and_the_width_of_words_make_no_difference() -> Result<()> {
+        let data = table(100_000);
+        let codes = Codes::new(&data, 3)?;
+        let (narrow, wide) = (CodeSpace::new(&[40; 3])?, CodeSpace::new(&[1 << 16; 3])?);
+        let mut expected: Vec<usize> = (0..codes.n_rows()).collect();
+        expected.sort_by_key(|&row| codes.row(row));
+        for (space, n_threads) in [(&narrow, 1), (&narrow, 3), (&wide, 2)] {
+            assert!(rows(&Sorted::new(codes, space, n_threads)) == expected);
+            let sorted = Sorted::new(codes, space, n_threads);
+            let runs = sorted.runs(0..sorted.len()).filter(|run| run.len() > 1);
+            let shared: Vec<usize> = runs.flatten().map(|place| sorted.row(place)).collect();
+            assert!(rows(&sharing(codes, space, n_threads)) == shared);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn prefixes_end_where_they_end() -> Result<()> {
+        let codes = Codes::new(&[0, 0, 0, 1, 0, 1, 2, 0, 2, 3, 2, 3, 2, 3], 2)?;
+        let sorted = Sorted::new(codes, &CodeSpace::new(&[3, 4])?, 1);
+        assert_eq!([0, 1, 3, 4].map(|place| sorted.next_prefix(place, 2)), [3, 3, 7, 7]);
+        assert_eq!([0, 1, 3, 4].map(|place| sorted.next_prefix(place, 0)), [1, 3, 4, 7]);
+        assert_eq!(sorted.next_prefix(0, 4), 7);
+        Ok(())
+    }
+}
