@@ -134,6 +134,26 @@ pub fn find_collisions(codes: Codes<'_>, n_threads: usize) -> Groups {
     groups
 }
 
+/// Count the distinct prefixes of 1 to L codes, (L). O(N L + N log N).
+pub fn count_prefixes(codes: Codes<'_>, n_threads: usize) -> Vec<usize> {
+    let space = CodeSpace::around(codes);
+    let sorted = Sorted::new(codes, &space, n_threads);
+    let mut counts = vec![0; codes.n_levels()];
+    let mut last = None;
+    for place in 0..sorted.len() {
+        let word = sorted.word(place);
+        for (level, count) in counts.iter_mut().enumerate() {
+            let shift = space.bits_below(level + 1);
+            let prefix = |word: u128| word.checked_shr(shift).unwrap_or(0);
+            if last.is_none_or(|last| prefix(last) != prefix(word)) {
+                *count += 1;
+            }
+        }
+        last = Some(word);
+    }
+    counts
+}
+
 /// What a caller can lay down about single rows.
 ///
 /// For three items, of which the last may never move:

@@ -159,6 +159,21 @@ fn find_collisions<'py>(
     Ok((to_rows(py, &groups.offsets), to_rows(py, &groups.rows)))
 }
 
+/// Count the distinct prefixes of 1 to L codes.
+#[pyfunction]
+#[pyo3(signature = (codes, /, *, n_threads=None))]
+fn count_prefixes(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    n_threads: Option<usize>,
+) -> PyResult<Vec<usize>> {
+    let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+    let n_threads = threads(n_threads)?;
+    let table = codes.values();
+    let table = Codes::new(&table, codes.shape[1])?;
+    Ok(py.detach(|| collision::count_prefixes(table, n_threads)))
+}
+
 /// Give every row codes of its own by given distances: (codes, moved rows, their costs).
 #[pyfunction]
 #[pyo3(signature = (
@@ -418,5 +433,8 @@ fn with_path(error: std::io::Error, path: &Path) -> PyErr {
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{find_collisions, resolve_collisions, resolve_collisions_from_latents, CodeTrie};
+    use super::{
+        count_prefixes, find_collisions, resolve_collisions, resolve_collisions_from_latents,
+        CodeTrie,
+    };
 }

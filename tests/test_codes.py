@@ -127,11 +127,6 @@ def test_latents_that_cannot_be_ranked_are_told_by_item() -> None:
         codes.assign(broken)
 
 
-def test_an_unknown_policy_is_told() -> None:
-    with pytest.raises(ValueError, match=r"^`policy`: expected 'paper', got 'fast'$"):
-        codes.assign(translation([[0, 0]]), policy="fast")
-
-
 MODALITIES: st.SearchStrategy[Modality] = st.sampled_from(["text", "image"])
 
 

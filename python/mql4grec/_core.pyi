@@ -13,7 +13,13 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CodeTrie", "find_collisions", "resolve_collisions", "resolve_collisions_from_latents"]
+__all__ = [
+    "CodeTrie",
+    "count_prefixes",
+    "find_collisions",
+    "resolve_collisions",
+    "resolve_collisions_from_latents",
+]
 
 def find_collisions(codes: NDArray[np.uint16], /) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the rows that share a semantic ID.
@@ -24,6 +30,14 @@ def find_collisions(codes: NDArray[np.uint16], /) -> tuple[NDArray[np.int64], ND
     Returns:
         Groups of two or more rows in the order of their codes, rows ascending: offsets int64
         (groups + 1) and rows int64; group g is `rows[offsets[g]:offsets[g + 1]]`.
+    """
+
+def count_prefixes(codes: NDArray[np.uint16], /, *, n_threads: int | None = None) -> list[int]:
+    """Count the distinct prefixes of 1 to L codes (L).
+
+    Args:
+        codes: uint16 (N, L).
+        n_threads: At most so many; None: as many as there are cores.
     """
 
 def resolve_collisions(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mql4grec._core import resolve_collisions_from_latents
-from mql4grec.codes.records import CollisionReport, SemanticIds, compare
+from mql4grec._core import find_collisions, resolve_collisions_from_latents
+from mql4grec.codes.records import CollisionReport, Errors, SemanticIds, compare
+from mql4grec.config import CodesSettings
 from mql4grec.errors import CollisionError, DataError
 
 if TYPE_CHECKING:
@@ -19,53 +21,79 @@ if TYPE_CHECKING:
 
 
 def assign(
-    translation: Translation, *, policy: str = "paper"
+    translation: Translation,
+    settings: CodesSettings | None = None,
+    *,
+    existing: SemanticIds | None = None,
+    item_ids: Sequence[str] | None = None,
 ) -> tuple[SemanticIds, CollisionReport]:
     """Give every item of a translation a semantic ID of its own.
 
-    Of the items that share one, the nearest to its last code keeps it, the others take the nearest
-    free codes; items that share nothing never move. Ties go to the lower item row.
+    Items that share nothing never move, and of those that share a semantic ID one keeps it. Only
+    the latents of items that share one are read, so that both may be memory-mapped.
 
     Args:
         translation: Nearest codes (N, L), latents (N, E) and codebooks of one shop and modality.
-        policy: "paper", the only rule there is.
+        settings: The policy; None: the paper's.
+        existing: Semantic IDs that stay whatever happens, with the same N rows; rows not present in
+            it are new items. None: all items are new.
+        item_ids: The N source keys. Between items that are as near as each other they decide, so
+            that the order of the rows makes no difference; None: the lower row comes first.
 
     Returns:
         Semantic IDs, and a record of what was done.
 
     Raises:
-        CollisionError: If there are more items than semantic IDs.
-        DataError: If a latent has NaN or infinity.
-        ValueError: If the policy is unknown, or the arrays do not fit each other.
+        CollisionError: If there are more items than semantic IDs, or existing ones are shared.
+        DataError: If a latent that is read has NaN or infinity, or existing codes do not fit.
 
     Source:
-        MQL4GRec, section 3.2. Unlike the authors' code: the second nearest code is tried first,
-        not the one at the item's place in its group; distances follow a change of the prefix; every
-        level may change, so that nothing stays shared.
+        MQL4GRec, section 3.2, for the policy "paper". Unlike the authors' code: the second nearest
+        code is tried first, not the one at the item's place in its group; distances follow a change
+        of the prefix; every level may change, so that nothing stays shared.
     """
-    if policy != "paper":
-        raise ValueError(f"`policy`: expected 'paper', got {policy!r}")
-    rows = np.flatnonzero(translation.present)
-    n_codes = tuple(len(codebook) for codebook in translation.codebooks)
+    settings = settings or CodesSettings()
     what = f"{translation.modality} codes of `{translation.dataset}`"
-    _require_room(len(rows), n_codes=n_codes, what=what)
-    latents = translation.latents[rows]
-    _require_finite(latents, rows=rows, what=what)
-    before = translation.codes[rows]
+    n_codes = tuple(len(codebook) for codebook in translation.codebooks)
+    present, nearest = translation.present, translation.codes
+    if existing is not None:
+        _require_fit(existing, n_codes=n_codes, what=what)
+        present = present | existing.present
+        nearest = np.where(existing.present[:, None], existing.codes, nearest)
+    rows = None if present.all() else np.flatnonzero(present)
+    before = _part(nearest, rows)
+    frozen = None if existing is None else _part(existing.present, rows)
+    _require_room(len(before), n_codes=n_codes, what=what)
+    sharing = _sharing(before, frozen=frozen, what=what)
+    needed = sharing if rows is None else rows[sharing]
+    latents = np.asarray(translation.latents[needed], np.float32)
+    _require_finite(latents, rows=needed, what=what)
     after, moved, costs = resolve_collisions_from_latents(
-        before, latents, translation.codebooks, keys=rows.astype(np.uint64)
+        before,
+        latents,
+        translation.codebooks,
+        policy=settings.policy,
+        keep=settings.keep,
+        reassign=settings.reassign,
+        open_levels=settings.open_levels,
+        keys=None if item_ids is None else _part(_keys(item_ids, needed), rows),
+        frozen=frozen,
+        rows=sharing,
     )
-    codes = np.zeros_like(translation.codes)
-    codes[rows] = after
+    codes = after
+    if rows is not None:
+        codes = np.zeros_like(translation.codes)
+        codes[rows] = after
     ids = SemanticIds(
         dataset=translation.dataset,
         modality=translation.modality,
         codes=codes,
         n_codes=n_codes,
-        present=translation.present,
+        present=present,
     )
-    added_error = float(costs.mean(dtype=np.float64)) if len(moved) else None
-    return ids, compare(before, after, added_error=added_error)
+    added = float(costs.sum(dtype=np.float64)) if len(moved) else None
+    errors = Errors(added=added, quantisation=translation.quantisation_error)
+    return ids, compare(before, after, n_codes=n_codes, errors=errors)
 
 
 def repair(ids: SemanticIds, *, what: str) -> tuple[SemanticIds, CollisionReport]:
@@ -90,7 +118,50 @@ def repair(ids: SemanticIds, *, what: str) -> tuple[SemanticIds, CollisionReport
     after, _, _ = resolve_collisions_from_latents(before, latents, codebooks)
     codes = ids.codes.copy()
     codes[rows] = after
-    return dataclasses.replace(ids, codes=codes), compare(before, after, added_error=None)
+    return dataclasses.replace(ids, codes=codes), compare(before, after, n_codes=ids.n_codes)
+
+
+def _part(values: NDArray[Any], rows: NDArray[np.int64] | None) -> NDArray[Any]:
+    """Cut out some rows; all of them need no copy."""
+    return values if rows is None else values[rows]
+
+
+def _keys(item_ids: Sequence[str], needed: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hash the source keys of the needed rows to uint64 (N), the same on every machine."""
+    keys = np.zeros(len(item_ids), np.uint64)
+    for row in needed.tolist():
+        digest = hashlib.blake2b(item_ids[row].encode(), digest_size=8).digest()
+        keys[row] = int.from_bytes(digest, "little")
+    return keys
+
+
+def _sharing(
+    codes: NDArray[np.uint16], *, frozen: NDArray[np.bool_] | None, what: str
+) -> NDArray[np.int64]:
+    """List the rows that share their codes and are not frozen, ascending."""
+    offsets, rows = find_collisions(codes)
+    if frozen is None:
+        return np.sort(rows)
+    held = frozen[rows]
+    n_held = np.add.reduceat(held, offsets[:-1]) if len(rows) else np.zeros(0, np.int64)
+    if (n_held > 1).any():
+        groups = np.repeat(n_held > 1, np.diff(offsets))
+        first = np.sort(rows[groups & held])[:5].tolist()
+        raise CollisionError(
+            f"{what}: expected existing codes that differ, got {int(n_held[n_held > 1].sum())} "
+            f"items that share theirs, the first of them in rows {first}; repair the old index "
+            "first"
+        )
+    return np.sort(rows[~held])
+
+
+def _require_fit(existing: SemanticIds, *, n_codes: tuple[int, ...], what: str) -> None:
+    top = existing.codes[existing.present].max(axis=0, initial=0).tolist()
+    if len(top) != len(n_codes) or any(code >= n for code, n in zip(top, n_codes, strict=True)):
+        raise DataError(
+            f"{what}: expected existing codes of {len(n_codes)} levels below {n_codes}, got "
+            f"{len(top)} levels up to {tuple(top)}; extend with the translator that made them"
+        )
 
 
 def _require_room(n_items: int, *, n_codes: Sequence[int], what: str) -> None:

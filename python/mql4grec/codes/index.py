@@ -173,4 +173,4 @@ def _settle(ids: SemanticIds, *, shared: Shared, path: Path) -> tuple[SemanticId
             f"share {len(offsets) - 1} semantic IDs, the first of them in rows {first}; set "
             "`codes.shared` to 'repair' or make the index again"
         )
-    return ids, compare(ids.codes[rows], ids.codes[rows], added_error=None)
+    return ids, compare(ids.codes[rows], ids.codes[rows], n_codes=ids.n_codes)

@@ -149,8 +149,30 @@ class TranslatorSettings(Record):
 class CodesSettings(Record):
     """Room `codes`: what happens to items that share a semantic ID."""
 
-    policy: Literal["paper"] = "paper"
+    policy: Literal["paper", "nearest", "optimal"] = "paper"
+    """How items that share a semantic ID get others, all but one: "paper", the published rule, the
+    nearest free code of the last level first; "nearest", the free semantic ID of least error, item
+    by item; "optimal", those of least total error for all items of a prefix together."""
+    keep: Literal["nearest", "max_loss"] = "nearest"
+    """Who stays: the item nearest to its last code, as published; or who would lose most."""
+    reassign: Literal["movers", "colliding"] = "movers"
+    """Which items "optimal" may move: as few as have to; or all that share a semantic ID."""
+    open_levels: int = Field(default=2, ge=2, le=8)  # of the last, that may change from the start
+    extend: tuple[Path, ...] = ()
+    """Index files of an older catalog: its items keep their codes, and free them when gone."""
+    max_memory_gib: float | None = Field(default=None, gt=0)
+    """The most that translating and resolving may take; None: 1 GiB and 24 bytes per item."""
+    json_max_items: int = Field(default=1_000_000, ge=0)  # larger shops: an index in Parquet only
     shared: Literal["repair", "refuse"] = "repair"  # for given index files with shared codes
+
+    @model_validator(mode="after")
+    def _colliding_by_optimal_alone(self) -> Self:
+        if self.reassign == "colliding" and self.policy != "optimal":
+            raise ValueError(
+                "`reassign`: expected 'movers' unless `policy` is 'optimal', got 'colliding' with "
+                f"{self.policy!r}"
+            )
+        return self
 
 
 class LanguageSettings(Record):

@@ -118,4 +118,8 @@ def _semantic_ids(
         runtime=context.runtime,
         journal=context.journal,
     )
-    return codes.assign(translation, policy=context.settings.codes.policy)
+    return codes.assign(
+        translation,
+        context.settings.codes,
+        item_ids=load_catalog(context, shop.name).item_ids,
+    )

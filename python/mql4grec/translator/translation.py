@@ -28,6 +28,8 @@ class Translation:
         latents: float32 (N, E); rows not present are zero.
         codebooks: One float32 (K_l, E) per level; levels may differ in K.
         present: bool (N,).
+        quantisation_error: Mean over the present items of the squared error of their codes'
+            vectors together; None if it was not computed.
     """
 
     dataset: str
@@ -36,6 +38,7 @@ class Translation:
     latents: NDArray[np.float32]
     codebooks: tuple[NDArray[np.float32], ...]
     present: NDArray[np.bool_]
+    quantisation_error: float | None = None
 
 
 def translate(
