@@ -32,7 +32,7 @@ ROOMS = (
     "__main__",
 )
 ALLOWED = {  # the only rooms that may import a package
-    "polars": {"catalog", "report"},
+    "polars": {"catalog", "codes", "embeddings", "report"},
     "open_clip": {"embeddings", "demo"},
     "timm": {"embeddings", "demo"},
     "PIL": {"embeddings", "demo"},

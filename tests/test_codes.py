@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import subprocess
 import sys
@@ -18,8 +17,9 @@ from hypothesis import strategies as st
 
 import reference
 from mql4grec import codes
+from mql4grec._core import resolve_collisions_from_latents
 from mql4grec.codes import CollisionReport, SemanticIds
-from mql4grec.config import Modality
+from mql4grec.config import CodesSettings, Modality
 from mql4grec.errors import CollisionError, DataError
 from mql4grec.translator import Translation
 
@@ -38,6 +38,7 @@ def translation(
         latents=rng.normal(size=(len(rows), 3)).astype(np.float32),
         codebooks=tuple(rng.normal(size=(n, 3)).astype(np.float32) for n in n_codes),
         present=np.ones(len(rows), np.bool_) if present is None else np.array(present, np.bool_),
+        quantisation_error=0.5,
     )
 
 
@@ -56,7 +57,13 @@ def test_assign_gives_every_item_codes_of_its_own_and_says_what_it_took() -> Non
         for r in range(6)
         if before[r] != after[r]
     ]
-    assert dataclasses.asdict(report) | {"perplexity_before": (), "perplexity_after": ()} == {
+    shares = np.array([1, 2, 3]) / 6
+    bits = -(shares * np.log2(shares)).sum()
+    last = [code for _, code in after]
+    shares = np.unique(last, return_counts=True)[1] / 6
+    last_bits = -(shares * np.log2(shares)).sum()
+    before_bits = -(np.log2(4 / 6) * 4 / 6 + np.log2(2 / 6) * 2 / 6)
+    assert dataclasses.asdict(report) == {
         "n_items": 6,
         "n_shared_before": 5,
         "n_groups_before": 2,
@@ -66,14 +73,17 @@ def test_assign_gives_every_item_codes_of_its_own_and_says_what_it_took() -> Non
         "n_moved": 3,
         "moved_per_level": (0, 3),
         "added_error": pytest.approx(sum(errors) / 3),
+        "quantisation_error": 0.5,
+        "added_share": pytest.approx(sum(errors) / 3.0),
         "usage_before": (3, 2),
-        "usage_after": (3, len({code for _, code in after})),
-        "perplexity_before": (),
-        "perplexity_after": (),
+        "usage_after": (3, len(set(last))),
+        "entropy_before": (pytest.approx(bits), pytest.approx(before_bits)),
+        "entropy_after": (pytest.approx(bits), pytest.approx(last_bits)),
+        "perplexity_before": (pytest.approx(2**bits), pytest.approx(2**before_bits)),
+        "perplexity_after": (pytest.approx(2**bits), pytest.approx(2**last_bits)),
+        "prefixes": (3, 6),
+        "fill": (0.75, 0.5),
     }
-    shares = np.array([1, 2, 3]) / 6
-    entropy = -(shares * np.log(shares)).sum()
-    assert report.perplexity_before[0] == pytest.approx(math.exp(entropy))
     assert json.loads(json.dumps(dataclasses.asdict(report)))["n_moved"] == 3
 
 
@@ -125,6 +135,62 @@ def test_latents_that_cannot_be_ranked_are_told_by_item() -> None:
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         codes.assign(broken)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"policy": "nearest"},
+        {"policy": "nearest", "keep": "max_loss"},
+        {"policy": "optimal"},
+        {"policy": "optimal", "reassign": "colliding"},
+        {"policy": "nearest", "open_levels": 3},
+    ],
+)
+def test_the_settings_choose_the_policy(settings: dict[str, Any]) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 3, (40, 3)).tolist()
+    given_codes = translation(rows, n_codes=(4, 4, 4))
+
+    ids, report = codes.assign(given_codes, CodesSettings(**settings))
+
+    expected, moved, costs = resolve_collisions_from_latents(
+        given_codes.codes, given_codes.latents, given_codes.codebooks, **settings
+    )
+    assert ids.codes.tolist() == expected.tolist()
+    assert len(moved) == report.n_moved
+    assert report.added_error == pytest.approx(costs.mean())
+    plain, _, _ = resolve_collisions_from_latents(
+        given_codes.codes, given_codes.latents, given_codes.codebooks
+    )
+    assert ids.codes.tolist() != plain.tolist()  # so the settings are heard
+
+
+def test_with_item_ids_the_order_of_the_rows_does_not_matter() -> None:
+    given_codes = translation([[0, 0]] * 6)
+    given_codes.latents[:] = 0.5  # all as near as each other
+    item_ids = [f"item-{row}" for row in range(6)]
+    order = [4, 2, 0, 5, 3, 1]
+
+    ids, _ = codes.assign(given_codes, item_ids=item_ids)
+    shuffled, _ = codes.assign(given_codes, item_ids=[item_ids[row] for row in order])
+
+    assert shuffled.codes.tolist() == ids.codes[order].tolist()
+    by_row, _ = codes.assign(given_codes)
+    assert by_row.codes.tolist() != ids.codes.tolist()
+
+
+def test_only_latents_of_items_that_share_are_read() -> None:
+    class Latents:
+        shape = (4, 3)
+
+        def __getitem__(self, rows: Any) -> Any:
+            assert rows.tolist() == [1, 3]
+            return np.ones((2, 3), np.float32)
+
+    given_codes = translation([[0, 0], [1, 1], [2, 2], [1, 1]])
+    _, report = codes.assign(dataclasses.replace(given_codes, latents=Latents()))
+    assert report.n_moved == 1
 
 
 MODALITIES: st.SearchStrategy[Modality] = st.sampled_from(["text", "image"])

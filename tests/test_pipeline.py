@@ -295,3 +295,79 @@ def test_a_run_killed_at_four_stages_ends_like_an_undisturbed_one(
         np.testing.assert_array_equal(ours["items"], theirs["items"])
     assert not [path for path in folder.rglob(".*") if path.is_file()]
     assert artifacts.read_stamp(folder / "report") is not None
+
+
+def index_of(folder: Path) -> dict[str, list[str]]:
+    """Give the text codes of a run by item id, from the shards."""
+    shards = folder / "codes" / "Demo.index_lemb.parquet"
+    table = pl.concat(pl.read_parquet(path) for path in sorted(shards.glob("*.parquet")))
+    return dict(zip(table["item_id"], table["codes"].to_list(), strict=True))
+
+
+def test_a_grown_catalog_keeps_its_codes(finished: Path, tmp_path: Path) -> None:
+    # Other seed and size: some items of the older catalog are gone, others are new.
+    folder = tmp_path / "grown"
+    values = (
+        "catalog.datasets.0.n_items=70",
+        "embeddings.image.kind=none",
+        "recommender.finetune.tasks=[seqrec]",
+        f"translator.trained={finished / 'translator'}",
+        f"codes.extend=[{finished / 'codes' / 'Demo.index_lemb.json'}]",
+    )
+    settings = tiny.settings(folder, *values)
+    done = pipeline.run(settings, journal=SILENT)
+    assert "train-translator text" not in done
+    old, new = index_of(finished), index_of(folder)
+    common = old.keys() & new.keys()
+    assert len(common) > 20
+    assert new.keys() - old.keys()
+    assert {item: new[item] for item in common} == {item: old[item] for item in common}
+    assert len({tuple(row) for row in new.values()}) == len(new)
+    assert (folder / "report" / "index.html").exists()
+    assert pipeline.run(settings, journal=SILENT) == []
+
+
+def test_a_large_shop_has_shards_only(tmp_path: Path, finished: Path) -> None:
+    values = (
+        "embeddings.image.kind=none",
+        "recommender.finetune.tasks=[seqrec]",
+        "recommender.finetune.epochs=1",
+        f"translator.trained={finished / 'translator'}",
+        "codes.json_max_items=10",
+    )
+    pipeline.run(tiny.settings(tmp_path / "run", *values), journal=SILENT)
+    assert not (tmp_path / "run" / "codes" / "Demo.index_lemb.json").exists()
+    assert index_of(tmp_path / "run") == index_of(finished)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            ("codes.extend=[Demo.index_lemb.json]",),
+            "`codes.extend`: expected `translator.trained` with it, the folder of the translators "
+            "that made the older codes, got none",
+        ),
+        (
+            ("codes.extend=[{index}, {index}]", "translator.trained={trained}"),
+            "`codes.extend`: expected one index each of `Demo` text, `Demo` image, got `{index}` "
+            "for `Demo` text; name it NAME.index_... after its shop, or leave it out",
+        ),
+        (
+            ("codes.policy=paper", "codes.reassign=colliding"),
+            "`reassign`: expected 'movers' unless `policy` is 'optimal', got 'colliding' with "
+            "'paper'",
+        ),
+    ],
+)
+def test_extensions_that_do_not_fit_are_told(
+    finished: Path, tmp_path: Path, values: tuple[str, ...], message: str
+) -> None:
+    facts = {
+        "index": str(finished / "codes" / "Demo.index_lemb.json"),
+        "trained": str(finished / "translator"),
+    }
+    values = tuple(value.format(**facts) for value in values)
+    with pytest.raises(ConfigError) as told:
+        pipeline.run(tiny.settings(tmp_path, *values), journal=SILENT)
+    assert message.format(**facts) in str(told.value)

@@ -96,6 +96,9 @@ def collisions(added_error: float | None) -> CollisionReport:
     values: dict[str, Any] = dict.fromkeys(CollisionReport.__dataclass_fields__, ())
     values |= {"n_items": 5, "n_shared_before": 2, "n_groups_before": 1, "largest_group": 2}
     values |= {"rate_before": 0.2, "rate_after": 0.0, "n_moved": 1, "moved_per_level": (0, 1)}
+    values |= {"quantisation_error": 0.75, "added_share": 0.0625, "usage_after": (2, 3)}
+    values |= {"entropy_after": (1.25, 1.5), "perplexity_after": (2.378, 2.828)}
+    values |= {"prefixes": (2, 5), "fill": (0.5, 0.625)}
     return CollisionReport(**values | {"added_error": added_error})
 
 
@@ -164,7 +167,14 @@ def test_page_says_the_figures() -> None:
         "0.1011\u20130.1499",
         "Text codes of 5 items (1 more have no text)",
         "Collision rate before 20.00 % 20.00 % Collision rate after 0.00 % 0.00 %",
+        "Squared error per item before 0.75 0.75",
         "Added squared error per moved item 0.25 \u2013",
+        "Added error of all, of the error before 6.25 % 6.25 %",
+        "Codes used at level 1 / 2 / \u2026 2 / 3 2 / 3",
+        "Entropy in bits 1.2 / 1.5",
+        "Perplexity 2.4 / 2.8",
+        "Prefixes of 1 / 2 / \u2026 codes 2 / 5",
+        "Codes that follow a prefix, of all 50.0 % / 62.5 %",
         "0 / 1",
         "3 epochs; best validation loss 1.0833 after epoch 3, which is kept; 1,500 samples per",
         "Faults: duplicate rows 17",

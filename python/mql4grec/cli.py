@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,9 +105,17 @@ def train_translator(
 
 @app.command("generate-codes")
 def generate_codes(
-    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    extend: Annotated[
+        list[Path] | None,
+        typer.Option(help="Index of an older catalog, whose items keep their codes: codes.extend."),
+    ] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Give every item a semantic ID of its own per modality."""
+    if extend:
+        overrides = [*(overrides or []), f"codes.extend={[str(path) for path in extend]}"]
     settings = _settings(config, overrides)
     _do(settings, "generate-codes", quiet=quiet)
     _print_collisions(settings)
@@ -273,16 +282,38 @@ def _print_collisions(settings: Settings) -> None:
     if not is_main_process():
         return
     table = Table("semantic IDs", title="collisions, before and after")
-    for name in ("items", "shared IDs", "items sharing", "items moved", "shared after"):
+    for name in COLLISION_COLUMNS:
         table.add_column(name, justify="right")
     for shop in settings.catalog.datasets:
         for modality in modalities(settings, shop):
             path = settings.folder / "codes" / f"{shop.name}.{modality}.json"
             facts = artifacts.read_json(path, made_by="generate-codes")
-            names = ("n_items", "n_groups_before", "n_shared_before", "n_moved")
-            counts = [f"{facts[name]:,}" for name in names]
-            table.add_row(f"{shop.name} {modality}", *counts, f"{facts['rate_after']:.2%}")
+            table.add_row(f"{shop.name} {modality}", *_collision_cells(facts))
     _console().print(table)
+
+
+COLLISION_COLUMNS = (
+    "items",
+    "shared IDs",
+    "largest",
+    "items sharing",
+    "moved",
+    "by level",
+    "added error",
+    "perplexity",
+    "shared after",
+)
+
+
+def _collision_cells(facts: Mapping[str, Any]) -> list[str]:
+    """Spell a collision report as the cells of a row."""
+    names = ("n_items", "n_groups_before", "largest_group", "n_shared_before", "n_moved")
+    counts = [f"{facts[name]:,}" for name in names]
+    levels = "/".join(map(str, facts["moved_per_level"]))
+    share = facts["added_share"]
+    added = "-" if share is None else f"{share:.2%}"
+    perplexity = "/".join(f"{value:.0f}" for value in facts["perplexity_after"])
+    return [*counts, levels, added, perplexity, f"{facts['rate_after']:.2%}"]
 
 
 def _print_results(settings: Settings) -> None:

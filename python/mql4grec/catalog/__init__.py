@@ -10,13 +10,14 @@ polars.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mql4grec.catalog.ids import read_ids, write_ids
 from mql4grec.catalog.records import Catalog, Histories
 
 if TYPE_CHECKING:
     from mql4grec.catalog.layout import load
     from mql4grec.catalog.preparation import prepare
 
-__all__ = ["Catalog", "Histories", "load", "prepare"]
+__all__ = ["Catalog", "Histories", "load", "prepare", "read_ids", "write_ids"]
 
 PLACES = {"load": "layout", "prepare": "preparation"}
 

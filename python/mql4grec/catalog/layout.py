@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mql4grec.artifacts import atomic_path, require, write_json
+from mql4grec.artifacts import require, write_json
+from mql4grec.catalog.ids import read_ids, write_ids
 from mql4grec.catalog.records import Catalog, Histories
 from mql4grec.catalog.source import Source
 from mql4grec.catalog.tables import Column
@@ -44,7 +45,7 @@ def load(folder: Path, name: str) -> Catalog:
         require(folder / f"{name}.{part}", made_by=MADE_BY) for part in parts
     )
     _, lengths, rows = _read_histories(inter)
-    item_ids = _read_ids(item2id)
+    item_ids = read_ids(item2id)
     records = [record for _, record in sorted(_read_items(item).items())]
     if len(records) != len(item_ids) or rows.max(initial=-1) >= len(item_ids):
         raise DataError(
@@ -55,7 +56,7 @@ def load(folder: Path, name: str) -> Catalog:
     return Catalog(
         name=name,
         item_ids=tuple(item_ids),
-        user_ids=tuple(_read_ids(user2id)),
+        user_ids=tuple(read_ids(user2id)),
         titles=tuple(record.get("title", "") for record in records),
         texts=tuple(join_texts((r.get("title", ""), r.get("description", ""))) for r in records),
         images=tuple(folder / r["image"] if r.get("image") else None for r in records),
@@ -79,8 +80,8 @@ def save(catalog: Catalog, *, descriptions: Sequence[str], folder: Path) -> None
         str(row): {"title": title, "description": text, "image": _relative(image, folder)}
         for row, (title, text, image) in enumerate(rows)
     }
-    _write_ids(stem.with_name(f"{catalog.name}.item2id"), catalog.item_ids)
-    _write_ids(stem.with_name(f"{catalog.name}.user2id"), catalog.user_ids)
+    write_ids(stem.with_name(f"{catalog.name}.item2id"), catalog.item_ids)
+    write_ids(stem.with_name(f"{catalog.name}.user2id"), catalog.user_ids)
     write_json(stem.with_name(f"{catalog.name}.item.json"), records)
     write_json(stem.with_name(f"{catalog.name}.inter.json"), histories, indent=None)
 
@@ -105,7 +106,7 @@ def read_authors(
     users, lengths, rows = _read_histories(inter)
     records = _read_items(item) if item.exists() else {}
     if item2id.exists():
-        item_ids = _read_ids(item2id)
+        item_ids = read_ids(item2id)
     else:
         item_ids = [str(row) for row in range(max(records, default=rows.max(initial=-1)) + 1)]
     if records and max(records) >= len(item_ids):
@@ -134,7 +135,7 @@ def read_authors(
 def _name_users(users: list[int], user2id: Path) -> list[str]:
     if not user2id.exists():
         return [str(user) for user in users]
-    names = _read_ids(user2id)
+    names = read_ids(user2id)
     if max(users, default=-1) >= len(names):
         raise DataError(
             f"`{user2id}`: expected all users, got {len(names)}, without user {max(users)}; "
@@ -219,46 +220,6 @@ def _row(path: Path, what: str, key: str) -> int:
             "put the names into `.item2id` and `.user2id`"
         )
     return int(key)
-
-
-def _read_ids(path: Path) -> list[str]:
-    """Read the source key of every row."""
-    names: dict[int, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as err:
-        raise DataError(f"`{path}`: expected UTF-8, got {err}; convert the file") from err
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        name, _, row = line.rstrip("\r").rpartition("\t")
-        if not name or not (row.isascii() and row.isdigit()) or int(row) in names:
-            raise DataError(
-                f"`{path}`, line {number}: expected a name, a tab and a row of its own, "
-                f"got {line!r}; correct the line"
-            )
-        names[int(row)] = name
-    found = [names[row] for row in sorted(names)]
-    if found and max(names) != len(names) - 1:
-        raise DataError(
-            f"`{path}`: expected the rows 0 to {len(names) - 1}, got {max(names)}; "
-            "number the lines without gaps"
-        )
-    if len(set(found)) < len(found):
-        twice = next(name for name in found if found.count(name) > 1)
-        raise DataError(f"`{path}`: expected different names, got {twice!r} twice; rename one")
-    return found
-
-
-def _write_ids(path: Path, names: Sequence[str]) -> None:
-    bad = next((name for name in names if "\t" in name or "\n" in name), None)
-    if bad is not None:
-        raise DataError(
-            f"`{path.name}`: expected names without tabs and line breaks, got {bad!r}; rename it"
-        )
-    with atomic_path(path) as temporary:
-        lines = (f"{name}\t{row}\n" for row, name in enumerate(names))
-        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _relative(image: Path | None, folder: Path) -> str | None:

@@ -5,16 +5,24 @@ itself is in Rust), and how codes are spelt in index files. It knows neither net
 """
 
 from mql4grec.codes.assignment import assign
+from mql4grec.codes.extension import modality_of, read_existing
 from mql4grec.codes.index import read_index, write_index
 from mql4grec.codes.records import CollisionReport, SemanticIds
+from mql4grec.codes.shards import read_shards, write_shards
+from mql4grec.codes.tensor import resolve
 from mql4grec.codes.tokens import parse_tokens, token_table
 
 __all__ = [
     "CollisionReport",
     "SemanticIds",
     "assign",
+    "modality_of",
     "parse_tokens",
+    "read_existing",
     "read_index",
+    "read_shards",
+    "resolve",
     "token_table",
     "write_index",
+    "write_shards",
 ]

@@ -116,6 +116,8 @@ class EmbeddingsSettings(Record):
 class TranslatorSettings(Record):
     """Room `translator`: one RQ-VAE per modality, trained on all shops together."""
 
+    trained: Path | None = None
+    """Folder `translator` of an earlier run, used as it is; None: translators are trained."""
     layers: tuple[Positive, ...] = (2048, 1024, 512, 256, 128, 64)  # hidden widths of the encoder
     e_dim: Positive = 32
     num_emb_list: tuple[Annotated[int, Field(ge=2, le=65536)], ...] = Field(
@@ -303,6 +305,11 @@ class Settings(Record):
         if unknown := [n for n in training.pretrain.datasets if n not in names]:
             faults.append(
                 f"`recommender.pretrain.datasets`: expected some of {names}, got {unknown}"
+            )
+        if self.codes.extend and self.translator.trained is None:
+            faults.append(
+                "`codes.extend`: expected `translator.trained` with it, the folder of the "
+                "translators that made the older codes, got none"
             )
         if training.finetune.datasets:
             faults.append(

@@ -119,7 +119,14 @@ def _collisions(data: ReportData) -> Html:
         ("Collision rate after", lambda report: percent(report.rate_after, digits=2)),
         ("Moved to other codes", lambda report: count(report.n_moved)),
         ("First changed at level 1 / 2 / \u2026", lambda report: _levels(report.moved_per_level)),
+        ("Squared error per item before", lambda report: _error(report.quantisation_error)),
         ("Added squared error per moved item", lambda report: _error(report.added_error)),
+        ("Added error of all, of the error before", lambda report: _share(report.added_share)),
+        ("Codes used at level 1 / 2 / \u2026", lambda report: _levels(report.usage_after)),
+        ("Entropy in bits", lambda report: _decimals(report.entropy_after)),
+        ("Perplexity", lambda report: _decimals(report.perplexity_after)),
+        ("Prefixes of 1 / 2 / \u2026 codes", lambda report: _levels(report.prefixes)),
+        ("Codes that follow a prefix, of all", lambda report: _percents(report.fill)),
     ]
     rows = [
         row(text(name), [text(spell(report)) for report in data.collisions.values()])
@@ -131,6 +138,18 @@ def _collisions(data: ReportData) -> Html:
 
 def _levels(numbers: Sequence[int]) -> str:
     return f"{NO_BREAK}/{NO_BREAK}".join(count(n) for n in numbers) or NO_VALUE
+
+
+def _decimals(numbers: Sequence[float]) -> str:
+    return f"{NO_BREAK}/{NO_BREAK}".join(f"{n:,.1f}" for n in numbers) or NO_VALUE
+
+
+def _percents(shares: Sequence[float]) -> str:
+    return f"{NO_BREAK}/{NO_BREAK}".join(percent(n, digits=1) for n in shares) or NO_VALUE
+
+
+def _share(share: float | None) -> str:
+    return NO_VALUE if share is None else percent(share, digits=2)
 
 
 def _error(error: float | None) -> str:

@@ -94,19 +94,33 @@ def load_catalog(context: Context, name: str) -> Catalog:
     return catalog.load(context.folder / "catalog" / name, name)
 
 
+def translator_folder(context: Context, modality: Modality) -> Path:
+    """Give the folder of a modality's translator: trained by this run, or an earlier one."""
+    trained = context.settings.translator.trained
+    return (trained or context.folder / "translator") / modality
+
+
+def index_path(folder: Path, shop: DatasetSettings, modality: Modality) -> Path:
+    """Give the place of a shop's JSON index; beside it lie Parquet shards, alone if it is large."""
+    return folder / f"{shop.name}.index_{INDEX_SUFFIX[modality]}.json"
+
+
 def load_ids(context: Context, shop: DatasetSettings) -> dict[Modality, SemanticIds]:
     """Read a shop's semantic IDs, by modality."""
     folder = context.folder / "codes"
     n_items = load_catalog(context, shop.name).n_items
     found = {}
     for modality in modalities(context.settings, shop):
-        path = folder / f"{shop.name}.index_{INDEX_SUFFIX[modality]}.json"
+        path = index_path(folder, shop, modality)
         facts = artifacts.read_json(
             folder / f"{shop.name}.{modality}.json", made_by="generate-codes"
         )
-        ids, _ = codes.read_index(
-            path, dataset=shop.name, modality=modality, n_items=n_items, shared="refuse"
-        )
+        if path.exists():
+            ids, _ = codes.read_index(
+                path, dataset=shop.name, modality=modality, n_items=n_items, shared="refuse"
+            )
+        else:
+            ids = codes.read_shards(path.with_suffix(".parquet")).ids
         found[modality] = dataclasses.replace(ids, n_codes=tuple(facts["n_codes"]))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +11,15 @@ from typing import TYPE_CHECKING
 from mql4grec import artifacts, catalog, codes
 from mql4grec.codes import SemanticIds
 from mql4grec.config import DatasetSettings, Modality
-from mql4grec.errors import ArtifactError
+from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.stages.context import (
-    INDEX_SUFFIX,
     Context,
     encoded,
     given_index,
+    index_path,
     load_catalog,
     modalities,
+    translator_folder,
 )
 
 if TYPE_CHECKING:
@@ -84,19 +86,35 @@ def _load_embeddings(context: Context, shop: DatasetSettings, modality: Modality
 
 def generate_codes(context: Context, folder: Path) -> None:
     """Write every shop's index files and what was done about collisions."""
-    for shop in context.settings.catalog.datasets:
-        n_items = load_catalog(context, shop.name).n_items
-        for modality in modalities(context.settings, shop):
-            ids, report = _semantic_ids(context, shop, modality=modality, n_items=n_items)
-            path = folder / f"{shop.name}.index_{INDEX_SUFFIX[modality]}.json"
-            codes.write_index(path, ids)
+    settings = context.settings
+    _extensions(context)  # faults come first
+    for shop in settings.catalog.datasets:
+        item_ids = load_catalog(context, shop.name).item_ids
+        for modality in modalities(settings, shop):
+            work = folder / f"work-{shop.name}-{modality}"
+            ids, report = _semantic_ids(
+                context, shop, modality=modality, item_ids=item_ids, work=work
+            )
+            path = index_path(folder, shop, modality)
+            codes.write_shards(
+                path.with_suffix(".parquet"), ids, item_ids=item_ids, journal=context.journal
+            )
+            if len(item_ids) <= settings.codes.json_max_items:
+                codes.write_index(path, ids)
             facts = {"n_codes": ids.n_codes, **dataclasses.asdict(report)}
             artifacts.write_json(folder / f"{shop.name}.{modality}.json", facts)
             context.journal.log("codes.assigned", dataset=shop.name, modality=modality, **facts)
+            shutil.rmtree(work, ignore_errors=True)
+        catalog.write_ids(folder / f"{shop.name}.item2id", item_ids)  # what the rows are
 
 
 def _semantic_ids(
-    context: Context, shop: DatasetSettings, *, modality: Modality, n_items: int
+    context: Context,
+    shop: DatasetSettings,
+    *,
+    modality: Modality,
+    item_ids: tuple[str, ...],
+    work: Path,
 ) -> tuple[SemanticIds, codes.CollisionReport]:
     given = given_index(shop, modality)
     if given is not None:
@@ -106,20 +124,44 @@ def _semantic_ids(
             given,
             dataset=shop.name,
             modality=modality,
-            n_items=n_items if by_row else None,
-            item_ids=None if by_row else load_catalog(context, shop.name).item_ids,
+            n_items=len(item_ids) if by_row else None,
+            item_ids=None if by_row else item_ids,
             shared=shared,
         )
     from mql4grec import translator
 
     translation = translator.translate(
-        translator.load(context.folder / "translator" / modality),
+        translator.load(translator_folder(context, modality)),
         _load_embeddings(context, shop, modality),
         runtime=context.runtime,
         journal=context.journal,
     )
-    return codes.assign(
-        translation,
-        context.settings.codes,
-        item_ids=load_catalog(context, shop.name).item_ids,
-    )
+    older = _extensions(context).get((shop.name, modality))
+    existing = None
+    if older is not None:
+        existing = codes.read_existing(
+            older, dataset=shop.name, n_items=len(item_ids), item_ids=item_ids
+        )
+    return codes.assign(translation, context.settings.codes, existing=existing, item_ids=item_ids)
+
+
+def _extensions(context: Context) -> dict[tuple[str, Modality], Path]:
+    """Tell which older index each shop and modality extends: by its name, or as the only shop.
+
+    Raises:
+        ConfigError: If an index belongs to nothing that this run translates, or two to the same.
+    """
+    settings = context.settings
+    made = [(shop.name, modality) for shop, modality in encoded(settings)]
+    only = settings.target.name if len(settings.catalog.datasets) == 1 else None
+    found: dict[tuple[str, Modality], Path] = {}
+    for path in settings.codes.extend:
+        key = (only or path.name.partition(".index_")[0], codes.modality_of(path))
+        if key not in made or key in found:
+            names = ", ".join(f"`{name}` {modality}" for name, modality in made)
+            raise ConfigError(
+                f"`codes.extend`: expected one index each of {names}, got `{path}` for `{key[0]}` "
+                f"{key[1]}; name it NAME.index_... after its shop, or leave it out"
+            )
+        found[key] = path
+    return found

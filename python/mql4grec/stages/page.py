@@ -14,7 +14,14 @@ from mql4grec.codes import CollisionReport
 from mql4grec.config import Modality
 from mql4grec.report import Example, ReportData
 from mql4grec.runtime import describe_machine
-from mql4grec.stages.context import Context, encoded, load_catalog, load_ids, modalities
+from mql4grec.stages.context import (
+    Context,
+    encoded,
+    load_catalog,
+    load_ids,
+    modalities,
+    translator_folder,
+)
 from mql4grec.stages.training import load_rankings
 
 THUMBNAIL = 96  # pixels
@@ -88,6 +95,8 @@ def _embeddings(context: Context) -> dict[Modality, Any]:
 
 
 def _translator_histories(context: Context) -> dict[Modality, list[dict[str, Any]]]:
+    if context.settings.translator.trained is not None:
+        return {}
     return {
         m: _read(context.folder / "translator" / m / "history.json") for m in _translated(context)
     }
@@ -98,7 +107,7 @@ def _codebooks(context: Context) -> dict[Modality, list[NDArray[np.float32]]]:
 
     found = {}
     for modality in _translated(context):
-        network = translator.load(context.folder / "translator" / modality)
+        network = translator.load(translator_folder(context, modality))
         found[modality] = [codebook.detach().numpy() for codebook in network.codebooks]
     return found
 

@@ -62,17 +62,21 @@ def _plan_items(settings: Settings) -> Iterator[Stage]:
         place = f"embeddings/{shop.name}/{modality}"
         key, needs = f"{shop.name} {modality}", _names("prepare", shop)
         yield Stage("embed", key, place, covers, needs, embed(shop, modality))
+    needs = _names("prepare", *shops)
     for modality in MODALITIES:
-        if needs := tuple(
+        embedded = tuple(
             f"embed {shop.name} {modality}" for shop, m in encoded(settings) if m == modality
-        ):
+        )
+        if settings.translator.trained is not None:
+            needs += embedded
+        elif embedded:
             covers = (settings.translator.model_dump(mode="json"), settings.runtime.precision)
             covers = (*covers, settings.seed)
-            work = train_translator(modality)
-            yield Stage("train-translator", modality, f"translator/{modality}", covers, needs, work)
-    needs = tuple(f"train-translator {modality}" for modality in MODALITIES)
-    needs += _names("prepare", *shops)
+            work, place = train_translator(modality), f"translator/{modality}"
+            yield Stage("train-translator", modality, place, covers, embedded, work)
+            needs += (f"train-translator {modality}",)
     given = [_identity(path) for shop in shops for path in (shop.text_index, shop.image_index)]
+    given += [_identity(path) for path in (*settings.codes.extend, *_trained(settings))]
     covers = (settings.codes.model_dump(mode="json"), given)
     yield Stage("generate-codes", "", "codes", covers, needs, generate_codes)
 
@@ -99,6 +103,12 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     yield Stage("evaluate", "metrics", "evaluation", covers, needs, evaluate)
     covers = (settings.report.model_dump(mode="json"), settings.name, settings.seed)
     yield Stage("report", "", "report", covers, ("evaluate metrics",), report)
+
+
+def _trained(settings: Settings) -> list[Path]:
+    """List the files of translators that an earlier run has trained."""
+    folder = settings.translator.trained
+    return sorted(folder.glob("*/best_collision_model.*")) if folder is not None else []
 
 
 def _training(settings: TrainingSettings) -> dict[str, Any]:
