@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from mql4grec.errors import CollisionError, DataError
 
 if TYPE_CHECKING:
     from mql4grec.translator import Translation  # at run time it would import torch
+
+ROWS_AT_ONCE = 1 << 18
 
 
 def assign(
@@ -66,8 +69,7 @@ def assign(
     _require_room(len(before), n_codes=n_codes, what=what)
     sharing = _sharing(before, frozen=frozen, what=what)
     needed = sharing if rows is None else rows[sharing]
-    latents = np.asarray(translation.latents[needed], np.float32)
-    _require_finite(latents, rows=needed, what=what)
+    latents = _gather(translation.latents, needed, what=what)
     after, moved, costs = resolve_collisions_from_latents(
         before,
         latents,
@@ -80,6 +82,7 @@ def assign(
         frozen=frozen,
         rows=sharing,
     )
+    del latents
     codes = after
     if rows is not None:
         codes = np.zeros_like(translation.codes)
@@ -172,6 +175,28 @@ def _require_room(n_items: int, *, n_codes: Sequence[int], what: str) -> None:
             f"{tuple(n_codes)} codes, got {n_items}, {n_items - capacity} too many; add a level or "
             "codes to `translator.num_emb_list`"
         )
+
+
+def _gather(
+    latents: NDArray[np.float32], rows: NDArray[np.int64], *, what: str
+) -> NDArray[np.float32]:
+    """Copy some latents out of (N, E): of a file into another one, else into memory.
+
+    The resolver reads them in any order, which is slow in a file that is larger than the memory.
+    """
+    file = getattr(latents, "filename", None)
+    shape = (len(rows), latents.shape[1])
+    if file is None or len(rows) == 0:
+        found = np.asarray(latents[rows], np.float32)
+        _require_finite(found, rows=rows, what=what)
+        return found
+    place = Path(file).with_name("sharing.npy")
+    mapped = np.lib.format.open_memmap(place, mode="w+", dtype=np.float32, shape=shape)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        mapped[start : start + len(part)] = latents[part]
+        _require_finite(mapped[start : start + len(part)], rows=part, what=what)
+    return mapped
 
 
 def _require_finite(latents: NDArray[np.float32], *, rows: NDArray[np.int64], what: str) -> None:
