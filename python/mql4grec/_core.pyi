@@ -8,7 +8,7 @@ gives the same output on every machine.
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,14 @@ __all__ = [
     "resolve_collisions_from_latents",
 ]
 
-def find_collisions(codes: NDArray[np.uint16], /) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def find_collisions(
+    codes: NDArray[np.uint16], /, *, n_threads: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the rows that share a semantic ID.
 
     Args:
         codes: uint16 (N, L).
+        n_threads: At most so many; None: as many as there are cores.
 
     Returns:
         Groups of two or more rows in the order of their codes, rows ascending: offsets int64
@@ -45,38 +48,67 @@ def resolve_collisions(
     distances: NDArray[np.float32],
     /,
     *,
+    policy: Literal["paper", "nearest", "optimal"] = "paper",
+    keep: Literal["nearest", "max_loss"] = "nearest",
+    reassign: Literal["movers", "colliding"] = "movers",
+    open_levels: int = 2,
     keys: NDArray[np.uint64] | None = None,
     frozen: NDArray[np.bool_] | None = None,
+    rows: NDArray[np.int64] | None = None,
     n_codes: Sequence[int] | None = None,
+    n_threads: int | None = None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.float32]]:
     """Give every row codes of its own, by given distances.
 
-    Of the rows that share a semantic ID, the one nearest to its last code keeps it. Every other
-    takes the nearest free code of the last level; if its prefix has none left, the nearest code one
-    level higher below which there is room and the nearest free codes from there down; and so on
-    upwards.
-    Groups choose in the order of their codes, rows of a group nearest first. Ties go to the lower
-    code, then the lower key, then the lower row. Rows without a collision never move.
+    One row of each group that shares a semantic ID keeps it, and the others move within their
+    bucket: the rows that share the first L - `open_levels` codes. Buckets know nothing of each
+    other. In a bucket, groups choose in the order of their codes, rows of a group by rank. Rows
+    for which their bucket has no room are placed last, one after the other, each below the longest
+    prefix of its own codes that has room.
 
-    Once a row changes a code above its last level, the distances given for its deeper levels are
-    stale: they are used as they are. `resolve_collisions_from_latents` is exact there.
+    Whatever the settings: all rows end up distinct whenever N is at most the product of K; rows
+    that share nothing and frozen rows never move; with `reassign="movers"` as few rows move as
+    have to; running it again changes nothing; ties go to the lower code, then the lower key, then
+    the lower row.
+
+    The error of a row is the sum of its distances over the levels. Once a row changes a code above
+    its last level, the distances given for its deeper levels are stale: they are used as they are.
+    `resolve_collisions_from_latents` is exact there.
 
     Args:
         codes: uint16 (N, L).
-        distances: Squared distances of each row to every code of each level, float32 (N, L, K).
-            Only rows that share a semantic ID are looked at.
-        keys: Order among rows as near as each other, uint64 (N); the row numbers if None. With
-            distinct keys, the result does not depend on the order of the rows.
+        distances: Squared distances of each row to every code of each level, float32 (N, L, K), or
+            (R, L, K) with `rows`. Only rows that share a semantic ID are looked at; an array that
+            does not lie in C order is copied first.
+        policy: `"paper"`, the published rule: the nearest free code of the last level; if there is
+            none, the nearest code one level higher below which there is room, and the nearest
+            from there down; and so on upwards. `"nearest"`: the free semantic ID of the bucket
+            with the least error, one row after the other. `"optimal"`: all movers of a bucket
+            together, with the least total error; exact for up to 1,024 movers in a bucket, then in
+            blocks of so many. Of several assignments as good, which one is not promised, only that
+            it is always the same.
+        keep: Who keeps the codes: `"nearest"`, the row with the least distance at the last level;
+            `"max_loss"`, the row whose error would grow most by moving.
+        reassign: `"movers"`: all but one row of each group move. `"colliding"`, with `"optimal"`
+            only: all rows of groups without a frozen row are assigned, to their old codes too.
+        open_levels: How many of the last levels may change from the start, 2 to 8; those above
+            change only where a bucket is full. L or more: any free semantic ID.
+        keys: Order among rows of the same rank, uint64 (N); the row numbers if None. With distinct
+            keys, the result does not depend on the order of the rows.
         frozen: Rows that keep their codes, bool (N). A frozen row in a group is the one that keeps.
+        rows: For which rows there are numbers, ascending, int64 (R): at least all that share a
+            semantic ID and are not frozen. None: for all N. No difference to the result.
         n_codes: K of each level (L), the largest being K of `distances`; that for all if None.
+        n_threads: At most so many; None: as many as there are cores. No difference to the result.
 
     Returns:
-        Codes uint16 (N, L); the rows that moved, ascending, int64 (M); the squared error that each
-        of them gained, float32 (M), summed over the levels (exact if only the last one changed).
+        Codes uint16 (N, L); the rows that moved, ascending, int64 (M); the error that each of them
+        gained, negative if it lost some, float32 (M) (exact if only the last level changed).
 
     Raises:
         ValueError: If shapes do not fit, a code is not below its level's K, a row that is looked at
-            has NaN or infinity, two frozen rows share codes, or N is above the product of K.
+            has NaN or infinity or is not in `rows`, two frozen rows share codes, N is above the
+            product of K, or a setting is not one of those above.
     """
 
 def resolve_collisions_from_latents(
@@ -85,23 +117,37 @@ def resolve_collisions_from_latents(
     codebooks: Sequence[NDArray[np.float32]],
     /,
     *,
+    policy: Literal["paper", "nearest", "optimal"] = "paper",
+    keep: Literal["nearest", "max_loss"] = "nearest",
+    reassign: Literal["movers", "colliding"] = "movers",
+    open_levels: int = 2,
     keys: NDArray[np.uint64] | None = None,
     frozen: NDArray[np.bool_] | None = None,
+    rows: NDArray[np.int64] | None = None,
+    n_threads: int | None = None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.float32]]:
     """Give every row codes of its own, by distances computed for the rows that share.
 
-    The rule is that of `resolve_collisions`. The residual at a level is the latent minus the
-    vectors of the codes above it, so the distances are exact for whatever prefix a row moves to.
+    Settings and guarantees are those of `resolve_collisions`. The residual at a level is the latent
+    minus the vectors of the codes above it, so that distances are exact for whatever prefix a row
+    moves to; the error of a row is the squared norm of what all its codes leave, summed in float64.
 
     Args:
         codes: uint16 (N, L).
-        latents: float32 (N, E). Only rows that share a semantic ID are looked at.
+        latents: float32 (N, E), or (R, E) with `rows`. Only rows that share a semantic ID are
+            looked at.
         codebooks: One float32 (K, E) per level; K may differ.
+        policy: As in `resolve_collisions`.
+        keep: As in `resolve_collisions`.
+        reassign: As in `resolve_collisions`.
+        open_levels: As in `resolve_collisions`.
         keys: As in `resolve_collisions`, uint64 (N).
         frozen: As in `resolve_collisions`, bool (N).
+        rows: As in `resolve_collisions`, int64 (R).
+        n_threads: As in `resolve_collisions`.
 
     Returns:
-        As `resolve_collisions`; the costs are exact.
+        As `resolve_collisions`; the gained errors are exact.
 
     Raises:
         ValueError: As `resolve_collisions`, or if a codebook has NaN or infinity.
