@@ -30,6 +30,7 @@ from mql4grec.config import (
     TextEncoderSettings,
 )
 from mql4grec.embeddings import image, text
+from mql4grec.embeddings.given import GivenEmbeddings, open_given, reader
 from mql4grec.embeddings.pictures import Pictures, open_batches, thumbnail
 from mql4grec.embeddings.plan import plan, short_name
 from mql4grec.embeddings.store import (
@@ -44,7 +45,7 @@ from mql4grec.embeddings.store import (
 from mql4grec.errors import ArtifactError, ConfigError, DataError
 from mql4grec.runtime import SILENT, Journal, Runtime
 
-__all__ = ["Embeddings", "embed", "load", "thumbnail"]
+__all__ = ["Embeddings", "GivenEmbeddings", "embed", "load", "open_given", "reader", "thumbnail"]
 
 Rows = NDArray[np.int64]
 CPU_SLICE = 4  # pictures of one forward pass: the activations of more fall out of a CPU's caches

@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mql4grec.embeddings import Embeddings
+from mql4grec.embeddings import Embeddings, GivenEmbeddings, reader
 from mql4grec.errors import DataError
 
 ROWS_AT_ONCE = 65_536
+ROWS_LOOKED_AT = 1 << 20
+
+ReadRows = Callable[[NDArray[np.int64]], NDArray[Any]]
+
+
+def list_blocks(
+    present: NDArray[np.bool_], *, rows_at_once: int, first: int = 0
+) -> Iterator[NDArray[np.int64]]:
+    """List the rows that are present, block by block, so that there is never a list of them all.
+
+    Args:
+        present: bool (N,).
+        rows_at_once: Rows of a block; only the last one may have fewer.
+        first: The row to begin with.
+
+    Yields:
+        Rows int64 (B,), ascending.
+    """
+    held = np.zeros(0, np.int64)
+    for start in range(first, len(present), ROWS_LOOKED_AT):
+        found = np.flatnonzero(present[start : start + ROWS_LOOKED_AT]) + start
+        held = np.concatenate([held, found])
+        n_whole = len(held) - len(held) % rows_at_once
+        for begin in range(0, n_whole, rows_at_once):
+            yield held[begin : begin + rows_at_once]
+        held = held[n_whole:]
+    if len(held):
+        yield held
+
+
+def open_rows(embeddings: Embeddings | GivenEmbeddings) -> ReadRows:
+    """Give a function that reads vectors of ascending rows int64 (B,), as they are stored (B, D).
+
+    Only those of shards need a single thread.
+
+    Raises:
+        DataError: When it reads a vector that is not finite.
+    """
+    if isinstance(embeddings, GivenEmbeddings):
+        read, given = reader(embeddings), embeddings
+
+        def read_given(rows: NDArray[np.int64]) -> NDArray[Any]:
+            start, stop = int(rows[0]), int(rows[-1]) + 1  # all rows are present
+            block = read(start, stop)
+            _require_finite(block, rows, lambda value, row: _explain_given(given, value, row))
+            return block
+
+        return read_given
+
+    def read_rows(rows: NDArray[np.int64]) -> NDArray[Any]:
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        part = slice(start, stop) if stop - start == len(rows) else rows
+        block = np.array(embeddings.vectors[part], dtype=np.float32)  # out of the mapped file
+        _require_finite(block, rows, lambda value, row: _explain(embeddings, value, row))
+        return block
+
+    return read_rows
 
 
 def read_blocks(
@@ -26,20 +84,46 @@ def read_blocks(
     Raises:
         DataError: If a vector is not finite.
     """
-    rows = np.flatnonzero(embeddings.present)
-    for start in range(0, len(rows), rows_at_once):
-        part = rows[start : start + rows_at_once]
-        block = np.asarray(embeddings.vectors[part], dtype=np.float32)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            first = int(finite.argmin())
-            value = block[first][~np.isfinite(block[first])][0]
-            raise DataError(
-                f"`{embeddings.dataset}` {embeddings.modality} embeddings: expected finite "
-                f"numbers, got {value} in row {part[first]}; make the embeddings again "
-                "(`mql4grec embed`), or leave the item out by the mask"
-            )
-        yield part, block
+    read = open_rows(embeddings)
+    for rows in list_blocks(embeddings.present, rows_at_once=rows_at_once):
+        yield rows, read(rows)
+
+
+def _require_finite(
+    block: NDArray[Any], rows: NDArray[np.int64], explain: Callable[[float, int], str]
+) -> None:
+    """Refuse vectors (B, D) that are not finite; `explain` gets the first such number and its row.
+
+    Raises:
+        DataError: If there is one.
+    """
+    if not _is_finite(block):
+        first = int(np.isfinite(block).all(axis=1).argmin())
+        value = float(block[first][~np.isfinite(block[first])][0])
+        raise DataError(explain(value, int(rows[first])))
+
+
+def _is_finite(block: NDArray[Any]) -> bool:
+    if block.dtype == np.float16 and block.size:
+        # Ten times as fast as numpy's way: as integers, infinity and NaN are the greatest.
+        greatest = block.view(np.int16).max(), block.view(np.uint16).max()
+        return bool(greatest[0] < 0x7C00 and greatest[1] < 0xFC00)
+    return bool(np.isfinite(block).all())
+
+
+def _explain(embeddings: Embeddings, value: float, row: int) -> str:
+    return (
+        f"`{embeddings.dataset}` {embeddings.modality} embeddings: expected finite "
+        f"numbers, got {value} in row {row}; make the embeddings again "
+        "(`mql4grec embed`), or leave the item out by the mask"
+    )
+
+
+def _explain_given(given: GivenEmbeddings, value: float, row: int) -> str:
+    path, place = given.place(row)
+    return (
+        f"`{path}`: expected finite numbers, got {value} in row {place}; make the embeddings again"
+    )
 
 
 def join_rows(embeddings: Sequence[Embeddings]) -> Tensor:
