@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mql4grec.errors import Mql4grecError
+from mql4grec.errors import ConfigError, Mql4grecError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mql4grec.config import Settings
     from mql4grec.runtime import Journal
+    from mql4grec.stages.large import Files
 
 app = typer.Typer(
     help="Multimodal generative recommendation: items become short words of codes, a small T5 "
@@ -111,11 +112,30 @@ def generate_codes(
         list[Path] | None,
         typer.Option(help="Index of an older catalog, whose items keep their codes: codes.extend."),
     ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="No run: embeddings as .npy, .parquet or a folder of Parquet shards."),
+    ] = None,
+    translator: Annotated[
+        Path | None, typer.Option(help="With --embeddings: folder of a trained translator.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --embeddings: folder of the index.")
+    ] = None,
+    modality: Annotated[str, typer.Option(help="With --embeddings: `text` or `image`.")] = "text",
+    item_ids: Annotated[
+        Path | None,
+        typer.Option(help="With --embeddings: text file, the source key of each row in a line."),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Give every item a semantic ID of its own per modality."""
     if extend:
         overrides = [*(overrides or []), f"codes.extend={[str(path) for path in extend]}"]
+    if embeddings or translator or out or item_ids:
+        files = _files(embeddings, translator, out, modality=modality, item_ids=item_ids)
+        _generate_from_files(files, config, overrides, quiet=quiet)
+        return
     settings = _settings(config, overrides)
     _do(settings, "generate-codes", quiet=quiet)
     _print_collisions(settings)
@@ -271,24 +291,86 @@ def _do(settings: Settings, command: str | None, *, quiet: bool) -> None:
         _console(stderr=True).print(f"done now: {text}", highlight=False)
 
 
-def _print_collisions(settings: Settings) -> None:
-    """Print how many items shared a semantic ID, and what it took to part them."""
-    from rich.table import Table
+def _files(
+    embeddings: Path | None,
+    translator: Path | None,
+    out: Path | None,
+    *,
+    modality: str,
+    item_ids: Path | None,
+) -> Files:
+    """Check the options of work without a run."""
+    from mql4grec.config import MODALITIES
+    from mql4grec.stages.large import Files
 
-    from mql4grec import artifacts
+    given = {"--embeddings": embeddings, "--translator": translator, "--out": out}
+    missing = [name for name, path in given.items() if path is None]
+    if embeddings is None or translator is None or out is None:
+        raise ConfigError(
+            "`generate-codes`: expected `--embeddings`, `--translator` and `--out` together, got "
+            f"no {' and no '.join(f'`{name}`' for name in missing)}; give all three, or none for "
+            "the codes of a run"
+        )
+    for known in MODALITIES:
+        if modality == known:
+            return Files(embeddings, translator, out, known, item_ids)
+    raise ConfigError(f"`--modality`: expected one of {list(MODALITIES)}, got {modality!r}")
+
+
+def _generate_from_files(
+    files: Files, path: Path | None, overrides: list[str] | None, *, quiet: bool
+) -> None:
+    """Generate codes without a run, by the settings of the rooms `codes` and `runtime` alone."""
+    from mql4grec import config, runtime
+    from mql4grec.runtime import Journal
+    from mql4grec.stages.large import generate_from_files
+
+    if path is None:
+        path, overrides = config.demo_config(), ["runtime.n_threads=null", *(overrides or [])]
+    trained = f"translator.trained={files.translator}"  # who extends an index has one
+    settings = config.load(path, overrides=[*(overrides or []), trained])
+    if not runtime.is_main_process():
+        return
+    journal = Journal(files.out / "log.jsonl", console=None if quiet else _console(stderr=True))
+    machine = runtime.start(settings.runtime, seed=settings.seed)
+    try:
+        done = generate_from_files(files, settings.codes, runtime=machine, journal=journal)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _print_reports({f"{files.dataset} {files.modality}": files.report})
+    if not done and not quiet:
+        _console(stderr=True).print("done now: nothing, all codes were there", highlight=False)
+
+
+def _print_collisions(settings: Settings) -> None:
+    """Print how many items of a run shared a semantic ID, and what it took to part them."""
     from mql4grec.runtime import is_main_process
     from mql4grec.stages.context import modalities
 
-    if not is_main_process():
-        return
+    if is_main_process():
+        folder = settings.folder / "codes"
+        _print_reports(
+            {
+                f"{shop.name} {modality}": folder / f"{shop.name}.{modality}.json"
+                for shop in settings.catalog.datasets
+                for modality in modalities(settings, shop)
+            }
+        )
+
+
+def _print_reports(reports: Mapping[str, Path]) -> None:
+    """Print collision reports as a table."""
+    from rich.table import Table
+
+    from mql4grec import artifacts
+
     table = Table("semantic IDs", title="collisions, before and after")
     for name in COLLISION_COLUMNS:
         table.add_column(name, justify="right")
-    for shop in settings.catalog.datasets:
-        for modality in modalities(settings, shop):
-            path = settings.folder / "codes" / f"{shop.name}.{modality}.json"
-            facts = artifacts.read_json(path, made_by="generate-codes")
-            table.add_row(f"{shop.name} {modality}", *_collision_cells(facts))
+    for name, path in reports.items():
+        facts = artifacts.read_json(path, made_by="generate-codes")
+        table.add_row(name, *_collision_cells(facts))
     _console().print(table)
 
 

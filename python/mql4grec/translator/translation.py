@@ -30,7 +30,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 # network's width: never on the memory, nor on where an interrupted call stopped.
 ROWS_AT_ONCE = 16_384
 WIDE = 2048  # of a wider network a block has fewer rows, so that it takes no more memory
-BLOCKS_PER_NOTE = 64  # about a million rows
+BLOCKS_PER_NOTE = 16  # 262,144 rows
 N_READERS = 4
 
 
@@ -77,8 +77,8 @@ def translate(
     """Find the latent and the nearest code at every level of each item that is present.
 
     It runs in float32 whatever the precision of the training, so that codes do not depend on it.
-    With a folder, a call that was cut off goes on with the last million rows, and gives the very
-    same result as one that was not.
+    With a folder, a call that was cut off goes on where it last noted how far it was, and gives
+    the very same result as one that was not.
 
     Args:
         network: A trained RQ-VAE of L levels; it is moved to the runtime's device.
