@@ -167,6 +167,11 @@ class CodesSettings(Record):
     json_max_items: int = Field(default=1_000_000, ge=0)  # larger shops: an index in Parquet only
     shared: Literal["repair", "refuse"] = "repair"  # for given index files with shared codes
 
+    @property
+    def max_memory(self) -> int | None:
+        """Give `max_memory_gib` in bytes."""
+        return None if self.max_memory_gib is None else int(self.max_memory_gib * 2**30)
+
     @model_validator(mode="after")
     def _colliding_by_optimal_alone(self) -> Self:
         if self.reassign == "colliding" and self.policy != "optimal":

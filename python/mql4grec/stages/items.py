@@ -133,8 +133,10 @@ def _semantic_ids(
     translation = translator.translate(
         translator.load(translator_folder(context, modality)),
         _load_embeddings(context, shop, modality),
+        folder=work,
         runtime=context.runtime,
         journal=context.journal,
+        max_memory=context.settings.codes.max_memory,
     )
     older = _extensions(context).get((shop.name, modality))
     existing = None
