@@ -560,7 +560,10 @@ impl<'a, D: Distances> Resolver<'a, D> {
         moved: &[usize],
     ) -> Vec<(usize, Option<Id>)> {
         let n_levels = self.codes.n_levels();
-        let before = self.sorted.runs(0..self.sorted.len());
+        // What a whole group gave up is free again; what those left over had is held by others.
+        let stays = |row: usize| resolved[row * n_levels..][..n_levels] == *self.codes.row(row);
+        let is_held = |run: &Range<usize>| run.len() == 1 || self.rows(run.clone()).any(stays);
+        let before = self.sorted.runs(0..self.sorted.len()).filter(is_held);
         let mut held: Vec<u128> = before.map(|run| self.sorted.word(run.start)).collect();
         let word = |&row: &usize| self.space.first_word(&resolved[row * n_levels..][..n_levels]);
         held.extend(moved.iter().map(word));

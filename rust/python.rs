@@ -97,22 +97,20 @@ fn to_resolved<'py>(
 }
 
 /// How many threads to use: as many as asked for, or as there are cores.
-fn threads(n_threads: Option<usize>) -> PyResult<usize> {
-    match n_threads {
-        Some(0) => {
-            let (what, expected) = ("n_threads", "at least 1");
-            Err(Error::Choice { what, expected, got: "0".to_owned() }.into())
-        }
-        Some(n_threads) => Ok(n_threads),
-        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
-    }
+fn threads(n_threads: Option<isize>) -> PyResult<usize> {
+    let Some(asked) = n_threads else {
+        return Ok(std::thread::available_parallelism().map_or(1, usize::from));
+    };
+    let (what, expected, got) = ("n_threads", "at least 1", asked.to_string());
+    let n_threads = usize::try_from(asked).ok().filter(|&n_threads| n_threads > 0);
+    Ok(n_threads.ok_or(Error::Choice { what, expected, got })?)
 }
 
 /// How to resolve, from the names that Python uses.
 fn plan(
     (policy, keep, reassign): (&str, &str, &str),
-    open_levels: usize,
-    n_threads: Option<usize>,
+    open_levels: isize,
+    n_threads: Option<isize>,
 ) -> PyResult<Plan> {
     let wrong =
         |what, expected, got: &str| Error::Choice { what, expected, got: format!("'{got}'") };
@@ -133,13 +131,17 @@ fn plan(
             "colliding" => Reassign::Colliding,
             _ => return Err(wrong("reassign", "'movers' or 'colliding'", reassign).into()),
         },
-        open_levels,
+        open_levels: usize::try_from(open_levels).map_err(|_| Error::Choice {
+            what: "open_levels",
+            expected: "2 to 8",
+            got: open_levels.to_string(),
+        })?,
         n_threads: threads(n_threads)?,
     })
 }
 
 /// Number all N rows, or those listed.
-fn row_list(rows: Option<&[i64]>, n_rows: usize) -> crate::Result<RowList<'_>> {
+fn row_list(rows: Option<&[i64]>, n_rows: usize) -> crate::Result<RowList> {
     rows.map_or_else(|| Ok(RowList::all(n_rows)), |rows| RowList::some(rows, n_rows))
 }
 
@@ -149,7 +151,7 @@ fn row_list(rows: Option<&[i64]>, n_rows: usize) -> crate::Result<RowList<'_>> {
 fn find_collisions<'py>(
     py: Python<'py>,
     codes: &Bound<'py, PyAny>,
-    n_threads: Option<usize>,
+    n_threads: Option<isize>,
 ) -> PyResult<(Rows<'py>, Rows<'py>)> {
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let n_threads = threads(n_threads)?;
@@ -165,7 +167,7 @@ fn find_collisions<'py>(
 fn count_prefixes(
     py: Python<'_>,
     codes: &Bound<'_, PyAny>,
-    n_threads: Option<usize>,
+    n_threads: Option<isize>,
 ) -> PyResult<Vec<usize>> {
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let n_threads = threads(n_threads)?;
@@ -188,12 +190,12 @@ fn resolve_collisions<'py>(
     policy: &str,
     keep: &str,
     reassign: &str,
-    open_levels: usize,
+    open_levels: isize,
     keys: Option<&Bound<'py, PyAny>>,
     frozen: Option<&Bound<'py, PyAny>>,
     rows: Option<&Bound<'py, PyAny>>,
     n_codes: Option<Vec<usize>>,
-    n_threads: Option<usize>,
+    n_threads: Option<isize>,
 ) -> PyResult<Resolved<'py>> {
     let plan = plan((policy, keep, reassign), open_levels, n_threads)?;
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
@@ -233,11 +235,11 @@ fn resolve_collisions_from_latents<'py>(
     policy: &str,
     keep: &str,
     reassign: &str,
-    open_levels: usize,
+    open_levels: isize,
     keys: Option<&Bound<'py, PyAny>>,
     frozen: Option<&Bound<'py, PyAny>>,
     rows: Option<&Bound<'py, PyAny>>,
-    n_threads: Option<usize>,
+    n_threads: Option<isize>,
 ) -> PyResult<Resolved<'py>> {
     let plan = plan((policy, keep, reassign), open_levels, n_threads)?;
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;

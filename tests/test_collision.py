@@ -3,101 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 import reference
+from collision_cases import WAYS, Case, cases, equal_rows
 from mql4grec._core import (
+    count_prefixes,
     find_collisions,
     resolve_collisions,
     resolve_collisions_from_latents,
 )
 
-# Few values, all exact in float32, so that ties are common.
-NUMBERS = st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0])
-Q = 4
+RESOLVERS = pytest.mark.parametrize("resolve", WAYS.values(), ids=WAYS)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A table of codes in a small space, with all that a resolver can be given."""
-
-    codes: NDArray[np.uint16]
-    n_codes: tuple[int, ...]
-    distances: NDArray[np.float32]
-    latents: NDArray[np.float32]
-    codebooks: list[NDArray[np.float32]]
-    keys: NDArray[np.uint64]
-    frozen: NDArray[np.bool_]
-
-    @property
-    def rows(self) -> list[reference.Codes]:
-        return as_tuples(self.codes)
-
-    @property
-    def rules(self) -> dict[str, Any]:
-        return {"keys": self.keys, "frozen": self.frozen}
-
-
-def as_tuples(codes: NDArray[np.uint16]) -> list[reference.Codes]:
-    return [tuple(row) for row in codes.tolist()]
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    n_codes = tuple(draw(st.lists(st.integers(1, Q), min_size=2, max_size=4)))
-    # As many items as there are codes, now and then: the last item finds the only place left.
-    n_items = draw(st.integers(0, min(math.prod(n_codes), 24)))
-    few = [draw(st.integers(1, n)) for n in n_codes]
-    row = st.tuples(*(st.integers(0, n - 1) for n in few))
-    drawn = draw(st.lists(row, min_size=n_items, max_size=n_items))
-    codes = np.array(drawn, np.uint16).reshape(n_items, len(n_codes))
-    width = draw(st.integers(0, 3))
-    distances = np.full((n_items, len(n_codes), max(n_codes)), np.nan, np.float32)
-    for level, n in enumerate(n_codes):
-        distances[:, level, :n] = draw(matrix(n_items, n))
-    frozen = np.zeros(n_items, np.bool_)
-    for own in sorted(set(drawn)):
-        if draw(st.booleans()):
-            frozen[draw(st.sampled_from([r for r, other in enumerate(drawn) if other == own]))] = (
-                True
-            )
-    return Case(
-        codes=codes,
-        n_codes=n_codes,
-        distances=distances,
-        latents=draw(matrix(n_items, width)),
-        codebooks=[draw(matrix(n, width)) for n in n_codes],
-        keys=np.array(draw(st.permutations(range(100, 100 + n_items))), np.uint64),
-        frozen=frozen,
-    )
-
-
-def matrix(n_rows: int, n_columns: int) -> st.SearchStrategy[NDArray[np.float32]]:
-    return arrays.arrays(np.float32, (n_rows, n_columns), elements=NUMBERS, fill=st.nothing())
-
-
-def by_tensor(case: Case, **rules: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    return resolve_collisions(case.codes, case.distances, n_codes=case.n_codes, **rules)
-
-
-def by_latents(case: Case, **rules: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    return resolve_collisions_from_latents(case.codes, case.latents, case.codebooks, **rules)
-
-
-RESOLVERS = pytest.mark.parametrize("resolve", [by_tensor, by_latents])
-
-
-@given(cases())
+@settings(max_examples=100, deadline=None)
+@given(case=cases())
 def test_groups_equal_the_slow_twin(case: Case) -> None:
     offsets, rows = find_collisions(case.codes)
 
@@ -105,73 +32,13 @@ def test_groups_equal_the_slow_twin(case: Case) -> None:
     assert found == reference.groups(case.rows)
 
 
-@given(cases())
-@settings(max_examples=300)
-def test_resolver_by_tensor_equals_the_slow_twin(case: Case) -> None:
-    new, moved, costs = by_tensor(case, **case.rules)
-
-    distances = reference.given(case.distances, case.n_codes)
-    expected = reference.resolve(case.rows, distances, n_codes=case.n_codes, **case.rules)
-    assert as_tuples(new) == expected
-    assert moved.tolist() == [r for r in range(len(new)) if expected[r] != case.rows[r]]
-    assert costs.tolist() == [
-        reference.cost_by_tensor(case.distances, r, case.rows[r], expected[r]) for r in moved
-    ]
-
-
-@given(cases())
-@settings(max_examples=300)
-def test_resolver_by_latents_equals_the_slow_twin(case: Case) -> None:
-    new, moved, costs = by_latents(case, **case.rules)
-
-    distances = reference.computed(case.latents, case.codebooks)
-    expected = reference.resolve(case.rows, distances, n_codes=case.n_codes, **case.rules)
-    assert as_tuples(new) == expected
-    assert moved.tolist() == [r for r in range(len(new)) if expected[r] != case.rows[r]]
-    assert costs.tolist() == [
-        reference.cost_by_latents(distances, r, case.rows[r], expected[r]) for r in moved
-    ]
-
-
-@RESOLVERS
+@settings(max_examples=100, deadline=None)
 @given(case=cases())
-def test_the_result_is_unique_and_only_colliding_rows_move(resolve: Any, case: Case) -> None:
-    new, moved, costs = resolve(case, **case.rules)
-
-    assert len(set(as_tuples(new))) == len(new)
-    assert (new < np.array(case.n_codes)).all()
-    sharing = [row for rows in reference.groups(case.rows) for row in rows]
-    assert set(moved.tolist()) <= set(sharing)
-    assert not case.frozen[moved].any()
-    assert moved.tolist() == np.flatnonzero((new != case.codes).any(axis=1)).tolist()
-    assert (new.dtype, moved.dtype, costs.dtype) == (np.uint16, np.int64, np.float32)
-
-
-@RESOLVERS
-@given(case=cases())
-def test_running_it_again_changes_nothing(resolve: Any, case: Case) -> None:
-    new, _, _ = resolve(case, **case.rules)
-
-    again = resolve(Case(**(vars(case) | {"codes": new})), **case.rules)
-    assert again[0].tolist() == new.tolist()
-    assert len(again[1]) == len(again[2]) == 0
-
-
-@RESOLVERS
-@given(case=cases(), data=st.data())
-def test_with_keys_the_order_of_the_rows_does_not_matter(
-    resolve: Any, case: Case, data: st.DataObject
-) -> None:
-    order = np.array(data.draw(st.permutations(range(len(case.codes)))), np.int64)
-    per_row = ("codes", "distances", "latents", "keys", "frozen")
-    shuffled = Case(**(vars(case) | {name: vars(case)[name][order] for name in per_row}))
-
-    new, moved, costs = resolve(case, **case.rules)
-    other, other_moved, other_costs = resolve(shuffled, **shuffled.rules)
-
-    assert other.tolist() == new[order].tolist()
-    gained = dict(zip(moved.tolist(), costs.tolist(), strict=True))
-    assert gained == dict(zip(order[other_moved].tolist(), other_costs.tolist(), strict=True))
+def test_prefixes_are_counted(case: Case) -> None:
+    n_levels = len(case.n_codes)
+    assert count_prefixes(case.codes) == [
+        len({own[: depth + 1] for own in case.rows}) for depth in range(n_levels)
+    ]
 
 
 @RESOLVERS
@@ -181,31 +48,6 @@ def test_without_keys_the_lower_row_counts(resolve: Any) -> None:
 
     assert resolve(case)[0].tolist() == resolve(case, keys=keys)[0].tolist()
     assert resolve(case)[0].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [1, 0]]
-
-
-def equal_rows(n_items: int, *, n_codes: tuple[int, ...]) -> Case:
-    """Items with codes 0 and no distance to any code."""
-    return Case(
-        codes=np.zeros((n_items, len(n_codes)), np.uint16),
-        n_codes=n_codes,
-        distances=np.zeros((n_items, len(n_codes), max(n_codes)), np.float32),
-        latents=np.zeros((n_items, 1), np.float32),
-        codebooks=[np.zeros((n, 1), np.float32) for n in n_codes],
-        keys=np.arange(n_items, dtype=np.uint64),
-        frozen=np.zeros(n_items, np.bool_),
-    )
-
-
-@RESOLVERS
-@pytest.mark.parametrize("n_codes", [(2, 3), (5, 1, 7), (1, 1, 1, 6), (2,) * 8, (3, 65536)])
-def test_a_full_space_is_filled_to_the_last_code(resolve: Any, n_codes: tuple[int, ...]) -> None:
-    n_items = min(math.prod(n_codes), 300)
-    new, moved, _ = resolve(equal_rows(n_items, n_codes=n_codes))
-
-    # Nothing is nearer than anything else, so the codes are taken in their order.
-    assert as_tuples(new) == sorted(as_tuples(new))
-    assert len(set(as_tuples(new))) == n_items
-    assert moved.tolist() == list(range(1, n_items))
 
 
 def test_the_second_nearest_code_is_taken_even_by_the_third_of_a_group() -> None:
@@ -264,18 +106,6 @@ def test_both_ways_agree_while_only_the_last_level_changes() -> None:
     assert exact[2] == pytest.approx(told[2], abs=1e-4)
 
 
-def test_arrays_need_not_lie_in_memory_in_order() -> None:
-    rng = np.random.default_rng(3)
-    codes = rng.integers(0, 2, (9, 3)).astype(np.uint16)
-    distances = rng.random((9, 3, 4)).astype(np.float32)
-    expected = resolve_collisions(codes, distances)
-
-    columns = np.asfortranarray(codes)
-    every_other = np.repeat(distances, 2, axis=0)[::2]
-    assert resolve_collisions(columns, every_other)[0].tolist() == expected[0].tolist()
-    assert find_collisions(columns)[1].tolist() == find_collisions(codes)[1].tolist()
-
-
 def test_rows_that_share_nothing_are_not_looked_at() -> None:
     codes = np.array([[0, 0], [0, 1], [0, 1]], np.uint16)
     distances = np.zeros((3, 2, 4), np.float32)
@@ -291,6 +121,7 @@ CODES = np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.uint16)
 FAR = np.zeros((4, 2, 3), np.float32)
 LATENTS = np.zeros((4, 2), np.float32)
 BOOKS = [np.zeros((3, 2), np.float32)] * 2
+ROWS = np.array([1, 2])
 
 
 def with_value(array: NDArray[np.float32], place: Any, value: float) -> NDArray[np.float32]:
@@ -384,11 +215,83 @@ def with_value(array: NDArray[np.float32], place: Any, value: float) -> NDArray[
             ),
             "`latents`: expected finite numbers, got NaN or infinity in row 1",
         ),
+        (
+            lambda: resolve_collisions_from_latents(CODES + np.uint16(2), LATENTS, BOOKS),
+            "`codes`: expected codes below 3 at level 0, got 3 in row 1",
+        ),
+        (
+            lambda: resolve_collisions(CODES, FAR[:, :1]),
+            "`distances`: expected shape (4, 2, 3) to match `codes`, got (4, 1, 3)",
+        ),
+        (
+            lambda: resolve_collisions(CODES, FAR[:3], rows=ROWS),
+            "`distances`: expected shape (2, 2, 3) to match `codes`, got (3, 2, 3)",
+        ),
+        (
+            lambda: resolve_collisions_from_latents(CODES, LATENTS, BOOKS, rows=ROWS),
+            "`latents`: expected shape (2, 2) to match `codes`, got (4, 2)",
+        ),
+        (
+            lambda: resolve_collisions(CODES, FAR[:2], rows=ROWS[::-1]),
+            "`rows`: expected ascending rows below 4, got 1 at place 1",
+        ),
+        (
+            lambda: resolve_collisions(CODES, FAR[:2], rows=ROWS * 0),
+            "`rows`: expected ascending rows below 4, got 0 at place 1",
+        ),
+        (
+            lambda: resolve_collisions(CODES, FAR[:2], rows=ROWS + 2),
+            "`rows`: expected ascending rows below 4, got 4 at place 1",
+        ),
+        (
+            lambda: resolve_collisions_from_latents(CODES, LATENTS[:2], BOOKS, rows=ROWS - 2),
+            "`rows`: expected ascending rows below 4, got -1 at place 0",
+        ),
+        (
+            lambda: resolve_collisions(CODES, FAR[:2], rows=ROWS),
+            "`rows`: expected every row that shares its codes and is not frozen, row 0 is missing",
+        ),
+        (
+            lambda: find_collisions(CODES, n_threads=0),
+            "`n_threads`: expected at least 1, got 0",
+        ),
+        (
+            lambda: count_prefixes(CODES, n_threads=0),
+            "`n_threads`: expected at least 1, got 0",
+        ),
     ],
 )
 def test_misuse_is_told(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
+
+
+@RESOLVERS
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy": "best"}, "`policy`: expected 'paper', 'nearest' or 'optimal', got 'best'"),
+        ({"keep": "first"}, "`keep`: expected 'nearest' or 'max_loss', got 'first'"),
+        ({"reassign": "all"}, "`reassign`: expected 'movers' or 'colliding', got 'all'"),
+        (
+            {"reassign": "colliding"},
+            "`reassign`: expected 'movers' unless `policy` is 'optimal', got 'colliding'",
+        ),
+        (
+            {"policy": "nearest", "reassign": "colliding"},
+            "`reassign`: expected 'movers' unless `policy` is 'optimal', got 'colliding'",
+        ),
+        ({"open_levels": 1}, "`open_levels`: expected 2 to 8, got 1"),
+        ({"open_levels": 9}, "`open_levels`: expected 2 to 8, got 9"),
+        ({"open_levels": -1}, "`open_levels`: expected 2 to 8, got -1"),
+        ({"n_threads": 0}, "`n_threads`: expected at least 1, got 0"),
+        ({"n_threads": -1}, "`n_threads`: expected at least 1, got -1"),
+    ],
+)
+def test_a_wrong_setting_is_told(resolve: Any, settings: dict[str, Any], message: str) -> None:
+    case = equal_rows(4, n_codes=(3, 3))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        resolve(case, **settings)
 
 
 @pytest.mark.parametrize(
