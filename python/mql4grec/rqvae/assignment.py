@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 CHUNK_CELLS = 1 << 22  # of a distance matrix, at once: 32 MiB in float64
+CACHED_CELLS = 1 << 18  # on a CPU, where they fit into its caches: twice as fast
 CALM = 30.0  # nats; float32 ends at e^-87
 
 
@@ -38,7 +39,8 @@ def nearest(rows: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Squared distances float32 (N,), and codes int64 (N,); of equals the lower code.
     """
-    parts = torch.split(rows, max(1, CHUNK_CELLS // len(codebook)))
+    n_cells = CHUNK_CELLS if rows.is_cuda else min(CHUNK_CELLS, CACHED_CELLS)
+    parts = torch.split(rows, max(1, n_cells // len(codebook)))
     found = [squared_distances(part, codebook).min(1) for part in parts]
     return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
