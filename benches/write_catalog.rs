@@ -10,7 +10,8 @@ mod catalogs;
 use std::path::Path;
 use std::{fs, io};
 
-use catalogs::{argument, write_npy, Catalog, Recipe, N_CODES, N_LEVELS, WIDTH};
+use catalogs::files::write_npy;
+use catalogs::{argument, number, Catalog, Recipe, N_CODES, N_LEVELS, WIDTH};
 
 fn main() -> io::Result<()> {
     let Some(folder) = argument("--out") else {
@@ -33,10 +34,4 @@ fn main() -> io::Result<()> {
     write_npy(&folder.join("codebooks.npy"), ("<f4", &[N_LEVELS, N_CODES, WIDTH]), books)?;
     println!("{}: {n_items} items, {:.2} % collide", folder.display(), 100.0 * catalog.share());
     Ok(())
-}
-
-fn number<T: std::str::FromStr>(name: &str, default: T) -> io::Result<T> {
-    let wrong =
-        |text: &String| io::Error::other(format!("`{name}`: expected a number, got {text}"));
-    argument(name).map_or(Ok(default), |text| text.parse().map_err(|_| wrong(&text)))
 }

@@ -54,9 +54,15 @@ pub trait Probe {
     /// Compute the numbers below a prefix of at most L - 2 codes.
     fn open(&mut self, prefix: &[u16]) -> usize;
 
-    /// For each of the codes after an opened prefix: how near it is, and what no semantic ID below it
-    /// is under, (K) each.
-    fn bounds(&self, node: usize) -> (&[f32], &[f32]);
+    /// For each of the codes after an opened prefix: what no semantic ID below it is under, (K).
+    fn bounds(&self, node: usize) -> &[f32];
+
+    /// The code after an opened prefix of L - 2 codes below which to look first.
+    fn first_line(&self, node: usize) -> u16;
+
+    /// The codes after an opened prefix of L - 2 codes below which an error may be at most `limit`,
+    /// each after what no semantic ID below it is under.
+    fn lines(&mut self, node: usize, limit: f32, out: &mut Vec<(f32, u16)>);
 
     /// Errors of the K semantic IDs after an opened prefix of L - 2 codes and one code more.
     fn leaves(&mut self, node: usize, code: u16, out: &mut Vec<f32>);
@@ -64,45 +70,54 @@ pub trait Probe {
 
 /// For which of the N rows there are numbers: all, or those listed.
 ///
-/// Of five items, the numbers of three:
+/// Of 70 items, the numbers of four, the last line being that of item 65:
 ///
 /// ```text
-/// rows  0 3 4      the second line of numbers is that of item 3
+/// listed  0b11001, 0 before | 0b10, 3 before     64 rows each: which are listed, how many before
+/// n_rows  70
+/// len     4          items 0, 3, 4 and 65
 /// ```
-#[derive(Debug, Clone, Copy)]
-pub struct RowList<'a> {
-    rows: Option<&'a [i64]>,
+#[derive(Debug, Clone)]
+pub struct RowList {
+    listed: Option<Vec<(u64, usize)>>,
     n_rows: usize,
+    len: usize,
 }
 
-impl<'a> RowList<'a> {
+impl RowList {
     /// Number all of N rows. O(1).
     pub fn all(n_rows: usize) -> Self {
-        Self { rows: None, n_rows }
+        Self { listed: None, n_rows, len: n_rows }
     }
 
-    /// Number some of N rows. O(rows).
+    /// Number some of N rows. O(N / 64 + rows).
     ///
     /// # Errors
     /// If they do not ascend, or one is not below N.
-    pub fn some(rows: &'a [i64], n_rows: usize) -> Result<Self> {
+    pub fn some(rows: &[i64], n_rows: usize) -> Result<Self> {
         let mut least = 0;
+        let mut listed = vec![(0, 0); n_rows.div_ceil(64)];
         for (place, &row) in rows.iter().enumerate() {
             if row < least || row as usize >= n_rows {
                 return Err(Error::RowList { n_rows, got: row, place });
             }
+            listed[row as usize / 64].0 |= 1_u64 << (row % 64);
             least = row + 1;
         }
-        Ok(Self { rows: Some(rows), n_rows })
+        let mut before = 0;
+        for (bits, n) in &mut listed {
+            *n = before;
+            before += bits.count_ones() as usize;
+        }
+        Ok(Self { listed: Some(listed), n_rows, len: rows.len() })
     }
 
-    fn len(&self) -> usize {
-        self.rows.map_or(self.n_rows, <[i64]>::len)
-    }
-
-    /// O(log of their number).
+    /// O(1).
     fn place(&self, row: usize) -> Option<usize> {
-        self.rows.map_or(Some(row), |rows| rows.binary_search(&(row as i64)).ok())
+        let Some(listed) = &self.listed else { return Some(row) };
+        let &(bits, before) = listed.get(row / 64)?;
+        let below = bits & ((1 << (row % 64)) - 1);
+        (bits >> (row % 64) & 1 == 1).then_some(before + below.count_ones() as usize)
     }
 
     fn require(&self, row: usize) -> Result<usize> {
@@ -128,7 +143,7 @@ impl<'a> RowList<'a> {
 #[derive(Debug)]
 pub struct DistanceTensor<'a> {
     values: &'a [f32],
-    rows: RowList<'a>,
+    rows: RowList,
     n_codes: &'a [usize],
     width: usize,
 }
@@ -142,11 +157,11 @@ impl<'a> DistanceTensor<'a> {
     pub fn new(
         values: &'a [f32],
         shape: [usize; 3],
-        rows: RowList<'a>,
+        rows: RowList,
         space: &'a CodeSpace,
     ) -> Result<Self> {
         let width = space.n_codes().iter().copied().max().unwrap_or(0);
-        let expected = [rows.len(), space.n_levels(), width];
+        let expected = [rows.len, space.n_levels(), width];
         check_shape("distances", &expected, &shape, values.len())?;
         Ok(Self { values, rows, n_codes: space.n_codes(), width })
     }
@@ -262,8 +277,19 @@ impl Probe for TensorProbe<'_> {
         self.bounds.len() - 1
     }
 
-    fn bounds(&self, node: usize) -> (&[f32], &[f32]) {
-        (&self.bounds[node], &self.bounds[node])
+    fn bounds(&self, node: usize) -> &[f32] {
+        &self.bounds[node]
+    }
+
+    fn first_line(&self, node: usize) -> u16 {
+        least_place(&self.bounds[node])
+    }
+
+    /// O(K).
+    fn lines(&mut self, node: usize, limit: f32, out: &mut Vec<(f32, u16)>) {
+        out.clear();
+        let bounds = self.bounds[node].iter().copied().zip(0..=u16::MAX);
+        out.extend(bounds.filter(|&(bound, _)| bound <= limit));
     }
 
     fn leaves(&mut self, node: usize, code: u16, out: &mut Vec<f32>) {
@@ -342,11 +368,12 @@ impl<'a> Table<'a> {
 /// reach      how far the codes from each level on can take a latent at most
 /// least      of each line of products, the least
 /// products   2ad 2ae | 2bd 2be | ...     of the last two levels; empty if there are too many
+/// rough      the same as small whole numbers
 /// ```
 #[derive(Debug)]
 pub struct Latents<'a> {
     latents: Table<'a>,
-    rows: RowList<'a>,
+    rows: RowList,
     codebooks: Vec<Table<'a>>,
     n_codes: Vec<usize>,
     turned: Vec<Vec<f32>>,
@@ -354,6 +381,7 @@ pub struct Latents<'a> {
     reach: Vec<f64>,
     products: Vec<f32>,
     least: Vec<f32>,
+    rough: Rough,
 }
 
 /// Products of the last two codebooks are kept up to this number: 16 MiB.
@@ -365,9 +393,9 @@ impl<'a> Latents<'a> {
     ///
     /// # Errors
     /// If the shapes do not fit, or a codebook has NaN or infinity.
-    pub fn new(latents: Table<'a>, rows: RowList<'a>, codebooks: &[Table<'a>]) -> Result<Self> {
+    pub fn new(latents: Table<'a>, rows: RowList, codebooks: &[Table<'a>]) -> Result<Self> {
         let width = latents.shape[1];
-        check_shape("latents", &[rows.len(), width], &latents.shape, latents.values.len())?;
+        check_shape("latents", &[rows.len, width], &latents.shape, latents.values.len())?;
         for (level, book) in codebooks.iter().enumerate() {
             let expected = [book.n_rows(), width];
             check_shape(&format!("codebooks[{level}]"), &expected, &book.shape, book.values.len())?;
@@ -386,13 +414,15 @@ impl<'a> Latents<'a> {
         let products = products(codebooks, &turned);
         let n_last = codebooks.last().map_or(1, Table::n_rows).max(1);
         let least = |line: &[f32]| line.iter().copied().fold(f32::INFINITY, f32::min);
+        let least: Vec<f32> = products.chunks(n_last).map(least).collect();
         Ok(Self {
             latents,
             rows,
             n_codes: codebooks.iter().map(Table::n_rows).collect(),
             reach: reach(&squares, &products),
             squares: squares.iter().map(|s| s.iter().map(|&x| x as f32).collect()).collect(),
-            least: products.chunks(n_last).map(least).collect(),
+            rough: Rough::new(&products, &least, n_last),
+            least,
             products,
             turned,
             codebooks: codebooks.to_vec(),
@@ -469,6 +499,7 @@ impl Distances for Latents<'_> {
             nodes: Vec::new(),
             n_open: 0,
             left: Vec::new(),
+            rough: Vec::new(),
         }
     }
 }
@@ -484,13 +515,14 @@ pub struct LatentProbe<'a> {
     nodes: Vec<LatentNode>,
     n_open: usize,
     left: Vec<f32>,
+    rough: Vec<i16>,
 }
 
 /// The numbers below a prefix that leaves r.
 ///
 /// ```text
 /// near    |r - c|^2         for the K codes of the next level
-/// bounds  of all below c    the same number
+/// bounds  of all below c    as many
 /// last    |d|^2 - 2 r d     for the K codes of the last level, if the prefix has L - 2 codes
 /// ```
 #[derive(Default)]
@@ -555,8 +587,30 @@ impl Probe for LatentProbe<'_> {
         self.n_open - 1
     }
 
-    fn bounds(&self, node: usize) -> (&[f32], &[f32]) {
-        (&self.nodes[node].near, &self.nodes[node].bounds)
+    fn bounds(&self, node: usize) -> &[f32] {
+        &self.nodes[node].bounds
+    }
+
+    fn first_line(&self, node: usize) -> u16 {
+        least_place(&self.nodes[node].near)
+    }
+
+    /// O(K), and O(K) in steps of eight for each code whose bound is below the limit.
+    fn lines(&mut self, node: usize, limit: f32, out: &mut Vec<(f32, u16)>) {
+        let (all, node) = (self.latents, &self.nodes[node]);
+        out.clear();
+        let bounds = node.bounds.iter().copied().zip(0..=u16::MAX);
+        out.extend(bounds.filter(|&(bound, _)| bound <= limit));
+        if all.rough.values.is_empty() || self.margin == f64::INFINITY {
+            return;
+        }
+        let least = all.rough.round(&node.last, &mut self.rough);
+        out.retain_mut(|(bound, code)| {
+            let line = usize::from(*code);
+            let base = node.near[line] + least + all.least[line];
+            *bound = bound.max(base + all.rough.least_sum(line, &self.rough));
+            *bound <= limit
+        });
     }
 
     /// O(K), or O(K E) where the products are not kept.
@@ -580,6 +634,71 @@ impl Probe for LatentProbe<'_> {
             out.extend(node.last.iter().zip(products).map(|(last, product)| near + last + product));
         }
     }
+}
+
+/// The least number's place, the first of those alike; 0 if none is a number.
+fn least_place(numbers: &[f32]) -> u16 {
+    let least = (0..=u16::MAX).zip(numbers).fold((0, f32::INFINITY), |least, (place, &x)| {
+        if x < least.1 {
+            (place, x)
+        } else {
+            least
+        }
+    });
+    least.0
+}
+
+/// Products above the least of their line, rounded down to steps, so that eight of them are added
+/// and compared at once: sums of them tell quickly below which codes nothing can be near enough.
+///
+/// For two lines of two products, .1 .5 and .7 .4, in steps of .1:
+///
+/// ```text
+/// values  0 4 | 3 0
+/// step    .1
+/// width   2
+/// ```
+#[derive(Debug)]
+struct Rough {
+    values: Vec<i16>,
+    step: f32,
+    width: usize,
+}
+
+impl Rough {
+    /// O(K K).
+    fn new(products: &[f32], least: &[f32], width: usize) -> Self {
+        let above = |(line, least): (&[f32], &f32)| {
+            line.iter().fold(0.0, |most: f32, x| most.max(x - least))
+        };
+        let most = products.chunks(width).zip(least).map(above).fold(0.0, f32::max);
+        // Half of the range is for the numbers that are added.
+        let step = (most / f32::from(i16::MAX / 2)).max(1e-30);
+        let mut rough = Self { values: Vec::with_capacity(products.len()), step, width };
+        for (line, &least) in products.chunks(width).zip(least) {
+            rough.values.extend(line.iter().map(|x| steps(x - least, step.recip())));
+        }
+        rough
+    }
+
+    /// Round numbers down to steps above the least of them, and give that. O(K).
+    fn round(&self, numbers: &[f32], out: &mut Vec<i16>) -> f32 {
+        let least = numbers[usize::from(least_place(numbers))];
+        out.clear();
+        out.extend(numbers.iter().map(|x| steps(x - least, self.step.recip())));
+        least
+    }
+
+    /// What no sum of a line's values and as many numbers is under. O(K).
+    fn least_sum(&self, line: usize, numbers: &[i16]) -> f32 {
+        let line = self.values[line * self.width..][..self.width].iter().zip(numbers);
+        let least = line.fold(i16::MAX, |least, (a, b)| least.min(a.saturating_add(*b)));
+        (f32::from(least) - 1.0) * self.step // one step for what is lost by rounding
+    }
+}
+
+fn steps(x: f32, per_step: f32) -> i16 {
+    (x * per_step).min(f32::from(i16::MAX)) as i16
 }
 
 /// Add the products, times a factor, of one vector with each column of a turned codebook. O(K E).

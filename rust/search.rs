@@ -30,21 +30,17 @@ impl Found {
     }
 }
 
-/// A prefix that may hold one of the best.
+/// A prefix of at most L - 2 codes that may hold one of the best.
 ///
 /// ```text
 /// bound   what nothing below it is under, but for the margin
-/// near    squared norm of what it leaves: who is near is looked at first
 /// codes   its codes, the rest zero
 /// depth   how many
-/// parent  for a prefix of L - 1 codes: the node that knows its leaves
 /// ```
 struct Branch {
     bound: f32,
-    near: f32,
     codes: Id,
     depth: usize,
-    parent: usize,
 }
 
 impl PartialEq for Branch {
@@ -64,17 +60,17 @@ impl PartialOrd for Branch {
 /// The greatest is the one to open next.
 impl Ord for Branch {
     fn cmp(&self, other: &Self) -> Ordering {
-        let bound = other.bound.total_cmp(&self.bound);
-        bound.then(other.near.total_cmp(&self.near)).then_with(|| other.codes.cmp(&self.codes))
+        other.bound.total_cmp(&self.bound).then_with(|| other.codes.cmp(&self.codes))
     }
 }
 
 /// Searches one after the other, with the same buffers.
 ///
-/// Looking for the best two of K = (2, 4), with one branch open and one to go:
+/// Looking for the best two of K = (2, 4), below (0), with (1) to go:
 ///
 /// ```text
-/// branches  (1) bound .3
+/// branches  empty            prefixes of at most L - 2 codes, with three levels or more
+/// lines     .3 (1)           prefixes of L - 1 codes, after what nothing below them is under
 /// leaves    .1 .9 .2 .5      errors of (0, 0) to (0, 3)
 /// near      (.1, 0) (.2, 2)  those that may be among the best
 /// best      (0, 0) .1, (0, 2) .2
@@ -84,6 +80,7 @@ pub(crate) struct Search<'a, D: Distances + 'a> {
     space: &'a CodeSpace,
     probe: D::Probe<'a>,
     branches: BinaryHeap<Branch>,
+    lines: Vec<(f32, u16)>,
     leaves: Vec<f32>,
     near: Vec<(f32, u16)>,
     best: Vec<Found>,
@@ -96,6 +93,7 @@ impl<'a, D: Distances> Search<'a, D> {
             space,
             probe: distances.probe(),
             branches: BinaryHeap::new(),
+            lines: Vec::new(),
             leaves: Vec::new(),
             near: Vec::new(),
             best: Vec::new(),
@@ -103,8 +101,8 @@ impl<'a, D: Distances> Search<'a, D> {
     }
 
     /// The `n` free semantic IDs below a prefix with the least errors, ties to the lower codes; fewer
-    /// if there are not as many. O(K E) for every branch of L - 2 codes that is opened, O(K) for every
-    /// one of L - 1.
+    /// if there are not as many. O(K E + K K / 8) for every prefix of L - 2 codes that is opened, O(K)
+    /// for every one of L - 1.
     pub(crate) fn nearest(
         &mut self,
         row: usize,
@@ -112,74 +110,97 @@ impl<'a, D: Distances> Search<'a, D> {
         n: usize,
         occupancy: &mut Occupancy<'_>,
     ) -> &[Found] {
-        let n_levels = self.space.n_levels();
-        let depth = prefix.len().min(n_levels - 2);
+        let depth = prefix.len().min(self.space.n_levels() - 2);
         self.best.clear();
         self.branches.clear();
         self.probe.start(row, &prefix[..depth]);
         let mut codes = Id::default();
         codes[..depth].copy_from_slice(&prefix[..depth]);
-        self.open(codes, depth, n);
-        let margin = self.probe.margin();
-        while let Some(branch) = self.branches.pop() {
-            if f64::from(branch.bound) > self.limit(n) + margin {
+        self.branches.push(Branch { bound: f32::MIN, codes, depth });
+        while let Some(Branch { bound, codes, depth }) = self.branches.pop() {
+            if f64::from(bound) > self.limit(n) {
                 break;
             }
-            if branch.depth < n_levels - 1 {
-                if occupancy.has_room(&branch.codes[..branch.depth]) {
-                    self.open(branch.codes, branch.depth, n);
-                }
+            if !occupancy.has_room(&codes[..depth]) {
+                continue;
+            }
+            if depth + 2 < self.space.n_levels() {
+                self.open(codes, depth, n);
             } else {
-                self.look(row, &branch, n, occupancy);
+                self.look_into(row, codes, n, occupancy);
             }
         }
         &self.best
     }
 
-    /// The error that one more has to stay under, or reach with lower codes.
+    /// The number that one more has to stay under, or reach with lower codes, margin included.
     fn limit(&self, n: usize) -> f64 {
-        let full = self.best.len() >= n;
-        self.best.last().filter(|_| full).map_or(f64::INFINITY, |worst| worst.error)
+        let worst = self.best.last().filter(|_| self.best.len() >= n);
+        worst.map_or(f64::INFINITY, |worst| worst.error + self.probe.margin())
     }
 
     /// Add the branches of a prefix that may hold one of the best.
     fn open(&mut self, codes: Id, depth: usize, n: usize) {
-        let parent = self.probe.open(&codes[..depth]);
-        let limit = (self.limit(n) + self.probe.margin()) as f32;
-        let (near, bounds) = self.probe.bounds(parent);
-        for ((code, &bound), &near) in (0..=u16::MAX).zip(bounds).zip(near) {
-            if bound <= limit {
+        let node = self.probe.open(&codes[..depth]);
+        let limit = self.limit(n);
+        for (code, &bound) in (0..=u16::MAX).zip(self.probe.bounds(node)) {
+            if f64::from(bound) <= limit {
                 let mut codes = codes;
                 codes[depth] = code;
-                self.branches.push(Branch { bound, near, codes, depth: depth + 1, parent });
+                self.branches.push(Branch { bound, codes, depth: depth + 1 });
             }
         }
     }
 
-    /// Look at all leaves of a prefix of L - 1 codes.
-    fn look(&mut self, row: usize, branch: &Branch, n: usize, occupancy: &mut Occupancy<'_>) {
-        let last = branch.depth;
-        let first_word = self.space.first_word(&branch.codes[..last]);
-        let Some(held) = occupancy.held_bits(first_word) else { return };
-        self.probe.leaves(branch.parent, branch.codes[last - 1], &mut self.leaves);
-        let margin = self.probe.margin();
-        let limit = (self.limit(n) + margin) as f32;
-        if self.leaves.iter().copied().fold(f32::INFINITY, f32::min) > limit {
-            return;
+    /// Look below a prefix of L - 2 codes: first where it is nearest, for a limit; then where it may
+    /// be near enough.
+    fn look_into(&mut self, row: usize, mut codes: Id, n: usize, occupancy: &mut Occupancy<'_>) {
+        let depth = self.space.n_levels() - 2;
+        let node = self.probe.open(&codes[..depth]);
+        let first = self.probe.first_line(node);
+        codes[depth] = first;
+        self.look(row, codes, (node, n), occupancy);
+        let mut lines = std::mem::take(&mut self.lines);
+        let limit = above(self.limit(n));
+        self.probe.lines(node, limit, &mut lines);
+        lines.retain(|&(_, code)| code != first);
+        lines.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        for &(bound, code) in &lines {
+            if f64::from(bound) > self.limit(n) {
+                break;
+            }
+            codes[depth] = code;
+            self.look(row, codes, (node, n), occupancy);
         }
+        self.lines = lines;
+    }
+
+    /// Look at all leaves of a prefix of L - 1 codes.
+    fn look(
+        &mut self,
+        row: usize,
+        mut codes: Id,
+        (node, n): (usize, usize),
+        occupancy: &mut Occupancy<'_>,
+    ) {
+        let last = self.space.n_levels() - 1;
+        let Some(held) = occupancy.held_bits(self.space.first_word(&codes[..last])) else { return };
+        self.probe.leaves(node, codes[last - 1], &mut self.leaves);
+        let (limit, margin) = (above(self.limit(n)), self.probe.margin());
         self.near.clear();
-        for (code, &leaf) in (0..=u16::MAX).zip(&self.leaves) {
-            if leaf <= limit && !is_set(held, usize::from(code)) {
-                self.near.push((leaf, code));
+        for (start, leaves) in (0..).step_by(AT_ONCE).zip(self.leaves.chunks(AT_ONCE)) {
+            if leaves.iter().fold(false, |any, &leaf| any | (leaf <= limit)) {
+                let near = (start..).zip(leaves).filter(|&(_, &leaf)| leaf <= limit);
+                let free = near.filter(|&(code, _)| !is_set(held, code));
+                self.near.extend(free.map(|(code, &leaf)| (leaf, code as u16)));
             }
         }
         if self.near.len() > n {
             let (_, worst, _) = self.near.select_nth_unstable_by(n - 1, |a, b| a.0.total_cmp(&b.0));
-            let limit = (f64::from(worst.0) + 2.0 * margin) as f32;
+            let limit = above(f64::from(worst.0) + 2.0 * margin);
             self.near.retain(|&(leaf, _)| leaf <= limit);
         }
         for &(_, code) in &self.near {
-            let mut codes = branch.codes;
             codes[last] = code;
             let error = self.distances.error(row, &codes[..=last]);
             let found = Found { error, codes };
@@ -189,5 +210,18 @@ impl<'a, D: Distances> Search<'a, D> {
                 self.best.insert(place, found);
             }
         }
+    }
+}
+
+/// Leaves that are compared with the limit at once.
+const AT_ONCE: usize = 16;
+
+/// The least `f32` that is not below a number.
+fn above(x: f64) -> f32 {
+    let near = x as f32;
+    if f64::from(near) < x {
+        near.next_up()
+    } else {
+        near
     }
 }

@@ -1,9 +1,10 @@
 //! Catalogs of realistic shape, of which a chosen share of the items collide: latents of clustered
 //! products and their variants, 4 x 256 codes by residual k-means. The same on every machine.
 
-#![allow(dead_code)] // each bench uses a part
+#![allow(dead_code, unused_imports)] // each bench uses a part
 
-mod files;
+mod cases;
+pub mod files;
 mod model;
 mod quantizer;
 
@@ -13,7 +14,7 @@ use mql4grec::codes::{CodeSpace, Codes};
 use mql4grec::collision::{find_collisions, Groups};
 use mql4grec::distances::{Latents, RowList, Table};
 
-pub use files::write_npy;
+pub use cases::{check, named, Named, POLICIES};
 use model::Model;
 pub use model::WIDTH;
 use quantizer::Codebook;
@@ -124,6 +125,13 @@ pub fn n_threads() -> usize {
 /// The value that follows a name such as `--items` on the command line.
 pub fn argument(name: &str) -> Option<String> {
     std::env::args().skip_while(|argument| argument != name).nth(1)
+}
+
+/// The number that follows a name on the command line.
+pub fn number<T: std::str::FromStr>(name: &str, default: T) -> io::Result<T> {
+    let wrong =
+        |text: &String| io::Error::other(format!("`{name}`: expected a number, got {text}"));
+    argument(name).map_or(Ok(default), |text| text.parse().map_err(|_| wrong(&text)))
 }
 
 fn table(codes: &[u16]) -> io::Result<Codes<'_>> {
