@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="takes 1.7 kB per item")
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--compare-items", type=int, default=600_000)
+    parser.add_argument("--compare-items", type=int, default=600_000, help="0: no comparison")
     parser.add_argument("--policy", default="nearest")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -224,7 +224,8 @@ def main() -> None:
     train(catalog, network)
     print(f"{args.items:,} x {args.width}: made ready in {time.monotonic() - began:.0f} s")
     n_compared = min(args.items, args.compare_items)
-    compare(args.folder, catalog, network, policy=args.policy, n_items=n_compared)
+    if n_compared:
+        compare(args.folder, catalog, network, policy=args.policy, n_items=n_compared)
     measure(args.folder, catalog, network, policy=args.policy, n_items=args.items)
 
 
