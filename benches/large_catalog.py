@@ -108,11 +108,13 @@ def train(catalog: Path, folder: Path) -> None:
     translator.train([shop], SMALL, folder=folder, runtime=Runtime())
 
 
-def call(catalog: Path, network: Path, out: Path, *, policy: str, kill_at: int | None) -> Call:
+def call(
+    catalog: Path, network: Path, out: Path, *, options: list[str], kill_at: int | None
+) -> Call:
     """Run `generate-codes`; kill it once so many rows are noted as done."""
     command = [sys.executable, "-m", "mql4grec", "generate-codes", "--quiet"]
     command += ["--embeddings", str(catalog), "--translator", str(network), "--out", str(out)]
-    command += ["--set", f"codes.policy={policy}", "--set", "runtime.device=cpu"]
+    command += [part for option in options for part in ("--set", option)]
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     anonymous = resident = 0
@@ -158,16 +160,18 @@ def is_unique(table: NDArray[np.uint16]) -> bool:
     return int(pl.Series(packed).n_unique()) == len(packed)
 
 
-def compare(folder: Path, catalog: Path, network: Path, *, policy: str, n_items: int) -> None:
+def compare(
+    folder: Path, catalog: Path, network: Path, *, options: list[str], n_items: int
+) -> None:
     """Show on a part of the catalog that a killed and resumed call ends like an undisturbed one."""
     part = folder / "part.npy"
     np.save(part, np.load(catalog, mmap_mode="r")[:n_items])
     outs = [folder / "undisturbed", folder / "disturbed"]
     for out in outs:
         shutil.rmtree(out, ignore_errors=True)
-    whole = call(part, network, outs[0], policy=policy, kill_at=None)
-    first = call(part, network, outs[1], policy=policy, kill_at=n_items // 2)
-    call(part, network, outs[1], policy=policy, kill_at=None)
+    whole = call(part, network, outs[0], options=options, kill_at=None)
+    first = call(part, network, outs[1], options=options, kill_at=n_items // 2)
+    call(part, network, outs[1], options=options, kill_at=None)
     same = np.array_equal(*map(read_codes, outs))
     same &= (outs[0] / "part.text.json").read_bytes() == (outs[1] / "part.text.json").read_bytes()
     print(
@@ -179,14 +183,16 @@ def compare(folder: Path, catalog: Path, network: Path, *, policy: str, n_items:
     part.unlink()
 
 
-def measure(folder: Path, catalog: Path, network: Path, *, policy: str, n_items: int) -> None:
+def measure(
+    folder: Path, catalog: Path, network: Path, *, options: list[str], n_items: int
+) -> None:
     """Kill a call half-way, look at what it left, go on, and check the result."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     bound = (1 << 30) + 24 * n_items
-    first = call(catalog, network, out, policy=policy, kill_at=n_items // 2)
+    first = call(catalog, network, out, options=options, kill_at=n_items // 2)
     left = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    second = call(catalog, network, out, policy=policy, kill_at=None)
+    second = call(catalog, network, out, options=options, kill_at=None)
     print(f"killed with {first.killed_at:,} rows done; left on disk: {', '.join(left)}")
     for name, each in (("killed", first), ("resumed", second)):
         print(
@@ -212,8 +218,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--compare-items", type=int, default=600_000, help="0: no comparison")
     parser.add_argument("--policy", default="nearest")
+    parser.add_argument("--threads", type=int, help="of torch; 1 on a busy machine")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    threads = "null" if args.threads is None else args.threads
+    options = [f"codes.policy={args.policy}", f"runtime.n_threads={threads}", "runtime.device=cpu"]
     args.folder.mkdir(parents=True, exist_ok=True)
     catalog, network = args.folder / "catalog.npy", args.folder / "translator"
     needed = args.items * (2 * args.width + 32 * 4 * 2 + 4 * 2 * 2)
@@ -225,8 +234,8 @@ def main() -> None:
     print(f"{args.items:,} x {args.width}: made ready in {time.monotonic() - began:.0f} s")
     n_compared = min(args.items, args.compare_items)
     if n_compared:
-        compare(args.folder, catalog, network, policy=args.policy, n_items=n_compared)
-    measure(args.folder, catalog, network, policy=args.policy, n_items=args.items)
+        compare(args.folder, catalog, network, options=options, n_items=n_compared)
+    measure(args.folder, catalog, network, options=options, n_items=args.items)
 
 
 if __name__ == "__main__":

@@ -121,14 +121,13 @@ def _generate(
 
     runtime, journal = told
     work = files.out / "work"
-    limit = settings.max_memory_gib
     translation = translator.translate(
         network,
         given,
         folder=work,
         runtime=runtime,
         journal=journal,
-        max_memory=None if limit is None else int(limit * 2**30),
+        max_memory=settings.max_memory,
     )
     existing = None
     for path in _extended(settings, files.modality):
