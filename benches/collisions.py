@@ -99,7 +99,8 @@ def clusters(n_items: int, share: float) -> Arrays:
     centre = rng.choice(N_CENTRES, n_items, p=sizes / sizes.sum())
     latents = rng.normal(size=(N_CENTRES, WIDTH))[centre]
     latents = (latents + NOISE[share] * rng.normal(size=latents.shape)).astype(np.float32)
-    residual, codes, books = latents, [], []
+    residual: NDArray[np.float32] = latents
+    codes, books = [], []
     for _ in range(N_LEVELS):
         books.append(k_means(residual, rng=rng))
         codes.append(nearest_vector(residual, books[-1]))

@@ -30,6 +30,7 @@ from collision_cases import (
 )
 from mql4grec._core import count_prefixes, find_collisions
 
+PER_ROW = ("codes", "distances", "latents", "keys", "frozen")
 ALL_WAYS = pytest.mark.parametrize("way", WAYS)
 ALL_POLICIES = pytest.mark.parametrize("policy", POLICIES, ids=lambda p: "-".join(p.values()))
 
@@ -118,8 +119,7 @@ def test_with_keys_the_order_of_the_rows_does_not_matter(
     way: str, case: Case, chosen: dict[str, Any], data: st.DataObject
 ) -> None:
     order = np.array(data.draw(st.permutations(range(len(case.codes)))), np.int64)
-    per_row = ("codes", "distances", "latents", "keys", "frozen")
-    shuffled = replace(case, **{name: vars(case)[name][order] for name in per_row})
+    shuffled = replace(case, **{name: vars(case)[name][order] for name in PER_ROW})
 
     new, moved, costs = WAYS[way](case, **case.rules, **chosen)
     other, other_moved, other_costs = WAYS[way](shuffled, **shuffled.rules, **chosen)
@@ -351,10 +351,7 @@ def test_arrays_may_lie_in_files_and_in_any_order(
         return np.repeat(np.asfortranarray(array), 2, axis=0)[::2]
 
     for change in (in_file, np.asfortranarray, scattered):
-        changed = {name: change(value) for name, value in vars(listed).items() if name in ARRAYS}
+        changed = {name: change(value) for name, value in vars(listed).items() if name in PER_ROW}
         other = replace(listed, **changed, codebooks=[change(book) for book in listed.codebooks])
         found = WAYS[way](other, rows=change(rows), **other.rules, **policy)
         assert [part.tolist() for part in found] == [part.tolist() for part in expected]
-
-
-ARRAYS = ("codes", "distances", "latents", "keys", "frozen")
