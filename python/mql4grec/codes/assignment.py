@@ -20,7 +20,7 @@ from mql4grec.errors import CollisionError, DataError
 if TYPE_CHECKING:
     from mql4grec.translator import Translation  # at run time it would import torch
 
-ROWS_AT_ONCE = 1 << 18
+ROWS_AT_ONCE = 1 << 16
 
 
 def assign(
@@ -194,7 +194,8 @@ def _gather(
     mapped = np.lib.format.open_memmap(place, mode="w+", dtype=np.float32, shape=shape)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
-        mapped[start : start + len(part)] = latents[part]
+        source = np.load(file, mmap_mode="r")  # anew, so that pages read before count no longer
+        mapped[start : start + len(part)] = source[part]
         _require_finite(mapped[start : start + len(part)], rows=part, what=what)
     return mapped
 
