@@ -1,103 +1,135 @@
-//! Finding and resolving collisions in catalogs of 10,000 to a million items, about a tenth of which
-//! share their semantic ID, in the paper's code space: 4 levels of 256 codes, latents of 32 numbers.
+//! Finding and resolving collisions in catalogs of 10,000 to 10 million items, of which 1, 9, 12 and
+//! 48 % collide, in the paper's code space: 4 levels of 256 codes, latents of 32 numbers.
+//!
+//! ```text
+//! cargo bench --bench collision                             all: an hour on two cores
+//! cargo bench --bench collision -- '/1000000/12%'           one catalog
+//! cargo bench --bench collision -- 'nearest/1 .*/100000/'   one policy, one thread
+//! ```
+//!
+//! Every result is checked once; with it, the added error is printed beside that of the published
+//! rule. Ten million items are resolved by two threads only, for the sake of time.
 
-use std::collections::HashSet;
+#![allow(clippy::print_stdout)] // it is a program
+
+mod catalogs;
+
+use std::cell::OnceCell;
 use std::hint::black_box;
+use std::time::Duration;
 
-use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use mql4grec::codes::{CodeSpace, Codes};
-use mql4grec::collision::{find_collisions, resolve_collisions, Resolution, RowRules};
-use mql4grec::distances::{Latents, Table};
+use catalogs::{check, space, Catalog, Named, Recipe, POLICIES};
+use criterion::measurement::WallTime;
+use criterion::{
+    criterion_group, criterion_main, BenchmarkGroup, BenchmarkId, Criterion, SamplingMode,
+    Throughput,
+};
+use mql4grec::collision::{find_collisions, resolve_collisions, Plan, Resolution, RowRules};
 
-const SIZES: [usize; 3] = [10_000, 100_000, 1_000_000];
-const N_LEVELS: usize = 4;
-const N_CODES: usize = 256;
-const WIDTH: usize = 32;
+const SIZES: [usize; 4] = [10_000, 100_000, 1_000_000, 10_000_000];
+const SHARES: [f64; 4] = [0.01, 0.09, 0.12, 0.48];
+const LARGE: usize = 10_000_000;
 
-/// A catalog of made-up items.
-///
-/// Three items, the last with the codes of the first:
+/// A catalog that is only made if a bench that uses it is not filtered out.
 ///
 /// ```text
-/// codes      9 1 4 7 | 3 3 0 1 | 9 1 4 7
-/// latents    32 numbers | 32 numbers | 32 numbers
-/// codebooks  4 tables of 256 x 32 numbers
+/// recipe   10,000 items, .09
+/// catalog  made when first used
+/// paper    the added error of the published rule, computed when first used
 /// ```
-struct Catalog {
-    codes: Vec<u16>,
-    latents: Vec<f32>,
-    codebooks: Vec<Vec<f32>>,
+struct Case {
+    recipe: Recipe,
+    catalog: OnceCell<Catalog>,
+    paper: OnceCell<f64>,
 }
 
-impl Catalog {
-    fn new(n_items: usize) -> Self {
-        let mut state = n_items as u64;
-        let mut codes: Vec<u16> =
-            (0..n_items * N_LEVELS).map(|_| (random(&mut state) % N_CODES as u64) as u16).collect();
-        for row in (0..n_items).step_by(20) {
-            let twin = random(&mut state) as usize % n_items;
-            codes.copy_within(twin * N_LEVELS..(twin + 1) * N_LEVELS, row * N_LEVELS);
-        }
-        let mut numbers = |n: usize| (0..n).map(|_| random(&mut state) as f32 / 1e19).collect();
-        let latents = numbers(n_items * WIDTH);
-        let codebooks = (0..N_LEVELS).map(|_| numbers(N_CODES * WIDTH)).collect();
-        Self { codes, latents, codebooks }
+impl Case {
+    fn catalog(&self) -> &Catalog {
+        self.catalog.get_or_init(|| {
+            let catalog = Catalog::load(self.recipe);
+            #[allow(clippy::panic)] // a bench has nobody to tell
+            catalog.unwrap_or_else(|error| panic!("{error}"))
+        })
     }
 
-    fn table(&self) -> mql4grec::Result<Codes<'_>> {
-        Codes::new(&self.codes, N_LEVELS)
+    fn name(&self) -> String {
+        format!("{}/{}%", self.recipe.n_items, 100.0 * self.recipe.share)
     }
 
-    fn resolve(&self) -> mql4grec::Result<Resolution> {
-        let table = self.table()?;
-        let space = CodeSpace::new(&[N_CODES; N_LEVELS])?;
-        let latents = Table::new("latents", &self.latents, [table.n_rows(), WIDTH])?;
-        let books = self.codebooks.iter();
-        let books = books.map(|values| Table::new("codebooks", values, [N_CODES, WIDTH]));
-        let books = books.collect::<mql4grec::Result<Vec<_>>>()?;
-        let distances = Latents::new(latents, &books, table)?;
-        resolve_collisions(table, &space, &distances, RowRules::default())
+    fn paper(&self) -> f64 {
+        let plan = Plan { n_threads: catalogs::n_threads(), ..POLICIES[0].plan };
+        *self.paper.get_or_init(|| added(&resolve(self.catalog(), &plan)))
+    }
+
+    /// Check a result once, and print what its policy costs.
+    fn report(&self, policy: &Named, plan: &Plan) {
+        let catalog = self.catalog();
+        let resolution = resolve(catalog, plan);
+        check(catalog, &resolution);
+        println!(
+            "{} at {}: {:.2} % collide, {} moved, {:.3} of the added error of paper",
+            policy.name,
+            self.name(),
+            100.0 * catalog.share(),
+            resolution.moved.len(),
+            added(&resolution) / self.paper(),
+        );
     }
 }
 
-/// SplitMix64.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+fn added(resolution: &Resolution) -> f64 {
+    resolution.costs.iter().copied().map(f64::from).sum()
 }
 
-/// All different, only rows of groups moved, and as many as have to.
-fn check(catalog: &Catalog, n_items: usize) -> mql4grec::Result<()> {
-    let groups = find_collisions(catalog.table()?);
-    let share = groups.rows.len() as f64 / n_items as f64;
-    assert!((0.08..0.12).contains(&share), "{share} of the items collide");
-    let resolution = catalog.resolve()?;
-    let distinct: HashSet<&[u16]> = resolution.codes.chunks_exact(N_LEVELS).collect();
-    assert_eq!(distinct.len(), n_items);
-    assert_eq!(resolution.moved.len(), groups.rows.len() + 1 - groups.offsets.len());
-    let sharing: HashSet<&usize> = groups.rows.iter().collect();
-    assert!(resolution.moved.iter().all(|row| sharing.contains(row)));
-    Ok(())
+fn resolve(catalog: &Catalog, plan: &Plan) -> Resolution {
+    let run = || {
+        let (table, distances) = (catalog.table()?, catalog.distances()?);
+        resolve_collisions(table, &space()?, &distances, RowRules::default(), plan)
+            .map_err(std::io::Error::other)
+    };
+    #[allow(clippy::panic)] // a bench has nobody to tell
+    run().unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn collisions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("collision");
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+    group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
     for n_items in SIZES {
-        let catalog = Catalog::new(n_items);
-        let checked = check(&catalog, n_items);
-        assert!(checked.is_ok(), "{checked:?}");
-
-        let mut group = criterion.benchmark_group("collisions");
-        group.sample_size(10).throughput(Throughput::Elements(n_items as u64));
-        group.bench_function(BenchmarkId::new("find", n_items), |bencher| {
-            bencher.iter(|| black_box(catalog.table().map(find_collisions)));
-        });
-        group.bench_function(BenchmarkId::new("resolve", n_items), |bencher| {
-            bencher.iter(|| black_box(catalog.resolve()));
-        });
-        group.finish();
+        for share in SHARES {
+            let recipe = Recipe { n_items, share, seed: 1 };
+            let case = Case { recipe, catalog: OnceCell::new(), paper: OnceCell::new() };
+            group.throughput(Throughput::Elements(n_items as u64));
+            bench(&mut group, &case);
+        }
     }
+    group.finish();
+}
+
+fn bench(group: &mut BenchmarkGroup<'_, WallTime>, case: &Case) {
+    let is_large = case.recipe.n_items >= LARGE;
+    for n_threads in [1, 2] {
+        let id = |name: &str| BenchmarkId::new(format!("{name}/{n_threads} threads"), case.name());
+        group.bench_function(id("find"), |bencher| {
+            let catalog = case.catalog();
+            bencher.iter(|| black_box(catalog.table().map(|t| find_collisions(t, n_threads))));
+        });
+        if is_large && n_threads == 1 {
+            continue;
+        }
+        for policy in POLICIES.into_iter().filter(|policy| !is_large || is_plain(policy)) {
+            let (plan, reported) = (Plan { n_threads, ..policy.plan }, OnceCell::new());
+            group.bench_function(id(policy.name), |bencher| {
+                reported.get_or_init(|| case.report(&policy, &plan));
+                bencher.iter(|| black_box(resolve(case.catalog(), &plan)));
+            });
+        }
+    }
+}
+
+/// Is it a policy with all else as by default?
+fn is_plain(policy: &Named) -> bool {
+    policy.plan == Plan { policy: policy.plan.policy, ..Plan::default() }
 }
 
 criterion_group!(benches, collisions);

@@ -99,12 +99,7 @@ impl CodeSpace {
 
     /// Describe the smallest space that has room for every code of a table. O(N L).
     pub fn around(codes: Codes<'_>) -> Self {
-        let mut highest = vec![0_u16; codes.n_levels()];
-        for row in codes.data().chunks_exact(codes.n_levels()) {
-            for (top, &code) in highest.iter_mut().zip(row) {
-                *top = code.max(*top);
-            }
-        }
+        let highest = highest(codes);
         Self {
             n_codes: highest.iter().map(|&code| usize::from(code) + 1).collect(),
             bits: highest.iter().map(|&code| u16::BITS - code.leading_zeros()).collect(),
@@ -153,6 +148,9 @@ impl CodeSpace {
                 got: self.n_levels(),
             });
         }
+        if highest(codes).iter().zip(&self.n_codes).all(|(&code, &k)| usize::from(code) < k) {
+            return Ok(());
+        }
         for row in 0..codes.n_rows() {
             for (level, (&code, &n_codes)) in codes.row(row).iter().zip(&self.n_codes).enumerate() {
                 if usize::from(code) >= n_codes {
@@ -183,6 +181,22 @@ impl CodeSpace {
         }
         codes
     }
+}
+
+/// The highest code of each level, (L); of several rows side by side. O(N L).
+fn highest(codes: Codes<'_>) -> Vec<u16> {
+    let n_levels = codes.n_levels();
+    let mut tops = vec![0_u16; n_levels * 16];
+    let mut blocks = codes.data().chunks_exact(tops.len());
+    let mut raise = |block: &[u16]| {
+        for (top, &code) in tops.iter_mut().zip(block) {
+            *top = code.max(*top);
+        }
+    };
+    blocks.by_ref().for_each(&mut raise);
+    raise(blocks.remainder());
+    let level = |level: usize| tops.iter().skip(level).step_by(n_levels).copied().max();
+    (0..n_levels).map(|of| level(of).unwrap_or(0)).collect()
 }
 
 fn check_levels(what: &'static str, got: usize) -> Result<()> {

@@ -238,10 +238,10 @@ pub fn resolve_collisions<D: Distances>(
     }
     let sorted = Sorted::new(codes, space, plan.n_threads);
     let resolver = Resolver { codes, space, distances, rules, plan, sorted: &sorted };
-    resolver.check()?;
     let depth = space.n_levels().saturating_sub(plan.open_levels);
     let n_threads = useful_threads(plan.n_threads, codes.n_rows());
     let pieces = resolver.pieces(depth, n_threads);
+    resolver.check(pieces.clone(), n_threads)?;
     let moves = in_threads(pieces, n_threads, |piece| resolver.piece(piece, depth));
 
     let mut resolved = codes.data().to_vec();
@@ -345,9 +345,19 @@ impl<'a, D: Distances> Resolver<'a, D> {
     }
 
     /// Check all groups before any row moves, and name the lowest bad row of all.
-    fn check(&self) -> Result<()> {
+    fn check(&self, pieces: Vec<Range<usize>>, n_threads: usize) -> Result<()> {
+        let faults = in_threads(pieces, n_threads, |piece| self.faults(piece));
+        let (frozen, bad): (Vec<_>, Vec<_>) = faults.into_iter().unzip();
+        if let Some((first, second)) = frozen.into_iter().flatten().min() {
+            return Err(Error::FrozenCollision { first, second });
+        }
+        bad.into_iter().flatten().min().map_or(Ok(()), |row| self.distances.check(row))
+    }
+
+    /// In some buckets, the lowest two frozen rows that share codes, and the lowest bad row.
+    fn faults(&self, piece: Range<usize>) -> (Option<(usize, usize)>, Option<usize>) {
         let (mut frozen_pair, mut bad) = (None, None);
-        for run in self.sorted.runs(0..self.sorted.len()).filter(|run| run.len() > 1) {
+        for run in self.sorted.runs(piece).filter(|run| run.len() > 1) {
             let mut frozen = None;
             for row in self.rows(run) {
                 if self.rules.is_frozen(row) {
@@ -363,10 +373,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
                 }
             }
         }
-        if let Some((first, second)) = frozen_pair {
-            return Err(Error::FrozenCollision { first, second });
-        }
-        bad.map_or(Ok(()), |row| self.distances.check(row))
+        (frozen_pair, bad)
     }
 
     /// Ranges of whole buckets, several for each thread.
@@ -618,5 +625,7 @@ fn nearest_with_room<D: Distances>(
     best.map(|(_, code)| code)
 }
 
+#[cfg(test)]
+mod large_tests;
 #[cfg(test)]
 mod tests;

@@ -469,11 +469,18 @@ impl Distances for Latents<'_> {
 
     /// The squared norm of what the codes leave. O(L E).
     fn error(&self, row: usize, codes: &[u16]) -> f64 {
-        let latent = self.latent(row).iter().enumerate();
-        latent.fold(0.0, |sum, (component, &x)| {
-            let left = self.left(component, x, codes);
-            sum + left * left
-        })
+        let mut sum = 0.0;
+        // Eight components side by side, but squares are added one after the other.
+        for (start, part) in (0..).step_by(8).zip(self.latent(row).chunks(8)) {
+            let mut left = [0.0; 8];
+            left.iter_mut().zip(part).for_each(|(left, &x)| *left = f64::from(x));
+            for (book, &code) in self.codebooks.iter().zip(codes) {
+                let vector = &book.row(usize::from(code))[start..];
+                left.iter_mut().zip(vector).for_each(|(left, &y)| *left -= f64::from(y));
+            }
+            sum = left[..part.len()].iter().fold(sum, |sum, left| sum + left * left);
+        }
+        sum
     }
 
     /// O(L E + K E).

@@ -19,6 +19,7 @@ mod occupancy;
 mod python;
 mod search;
 mod sorting;
+mod suspects;
 pub mod trie;
 pub mod trie_file;
 

@@ -3,13 +3,14 @@
 //!
 //! Codes and row are packed into one 64-bit word where they fit, as in any real catalog. Every thread
 //! spreads its share of the rows over parts by their highest bits; then every part, small enough for
-//! a core's cache, is sorted, or searched for words that occur twice, on its own.
+//! a core's cache, is sorted on its own.
 
 use std::ops::Range;
 use std::sync::Mutex;
 use std::thread;
 
 use crate::codes::{CodeSpace, Codes};
+use crate::suspects::Suspects;
 
 /// Rows below this number are not worth a second thread.
 const ROWS_PER_THREAD: usize = 1 << 14;
@@ -124,17 +125,37 @@ pub(crate) fn sharing(codes: Codes<'_>, space: &CodeSpace, n_threads: usize) -> 
         return Sorted::Wide(groups.flatten().copied().collect());
     };
     let n_threads = useful_threads(n_threads, codes.n_rows());
-    let parts = Parts::new(codes, &packing, n_threads);
-    let entries = parts.collect(n_threads, |slice, filter: &mut Filter, found| {
-        filter.candidates(slice, packing.row_bits);
-        let candidates = &mut filter.candidates;
-        candidates.sort_unstable();
-        let alike = |a: &u64, b: &u64| a >> packing.row_bits == b >> packing.row_bits;
-        for group in candidates.chunk_by(alike).filter(|group| group.len() > 1) {
+    let suspects = Suspects::new(codes, n_threads);
+    let work = shares_of(codes, n_threads);
+    let found = in_threads(work, n_threads, |(first_row, data)| {
+        suspects.of(data, codes.n_levels(), |place, codes| {
+            packing.entry(packing.word(codes), first_row + place)
+        })
+    });
+    let n = found.iter().map(Vec::len).sum();
+    let parts = Parts::of(n, &packing, n_threads, found, |entries| entries);
+    let alike = |a: &u64, b: &u64| a >> packing.row_bits == b >> packing.row_bits;
+    let entries = parts.collect(n_threads, |part, sorted: &mut Vec<u64>, found| {
+        sorted.clear();
+        sorted.extend_from_slice(part);
+        sorted.sort_unstable();
+        for group in sorted.chunk_by(alike).filter(|group| group.len() > 1) {
             found.extend_from_slice(group);
         }
     });
     Sorted::Narrow { entries, row_bits: packing.row_bits }
+}
+
+/// The first row and the codes of each thread's share of the rows.
+pub(crate) fn shares_of(codes: Codes<'_>, n_threads: usize) -> Vec<(usize, &[u16])> {
+    let rows_each = codes.n_rows().div_ceil(n_threads).max(1);
+    let shares = codes.data().chunks(rows_each * codes.n_levels());
+    (0..).step_by(rows_each).zip(shares).collect()
+}
+
+/// The number of parts for so many rows, as a power of two.
+pub(crate) fn part_bits(n_rows: usize) -> u32 {
+    (usize::BITS - (n_rows / ROWS_PER_PART).leading_zeros()).min(MAX_PART_BITS)
 }
 
 /// How codes and row share a 64-bit word.
@@ -163,23 +184,31 @@ impl Packing {
         placed.fold(0, |word, part| word | part)
     }
 
-    /// Words of a table with a known number of levels, which the compiler then unrolls.
-    fn words<const L: usize>(&self, codes: &[u16], out: &mut Vec<u64>) {
+    fn entry(&self, word: u64, row: usize) -> u64 {
+        word.checked_shl(self.row_bits).unwrap_or(0) | row as u64
+    }
+
+    /// Entries of a table with a known number of levels, which the compiler then unrolls.
+    fn entries<const L: usize>(&self, codes: &[u16], first_row: usize, out: &mut Vec<u64>) {
         let shifts: [u32; L] = std::array::from_fn(|level| self.shifts[level]);
-        let (rows, _) = codes.as_chunks::<L>();
-        out.extend(rows.iter().map(|row| {
-            let placed = row.iter().zip(shifts).map(|(&code, shift)| u64::from(code) << shift);
-            placed.fold(0, |word, part| word | part)
+        let rows = codes.as_chunks::<L>().0.iter().zip(first_row..);
+        out.extend(rows.map(|(codes, row)| {
+            let placed = codes.iter().zip(shifts).map(|(&code, shift)| u64::from(code) << shift);
+            self.entry(placed.fold(0, |word, part| word | part), row)
         }));
     }
 
-    fn pack(&self, codes: &[u16]) -> Vec<u64> {
+    /// Entries of rows from `first_row` on.
+    fn pack(&self, codes: &[u16], first_row: usize) -> Vec<u64> {
         let n_levels = self.shifts.len();
         let mut out = Vec::with_capacity(codes.len() / n_levels);
         match n_levels {
-            3 => self.words::<3>(codes, &mut out),
-            4 => self.words::<4>(codes, &mut out),
-            _ => out.extend(codes.chunks_exact(n_levels).map(|row| self.word(row))),
+            3 => self.entries::<3>(codes, first_row, &mut out),
+            4 => self.entries::<4>(codes, first_row, &mut out),
+            _ => {
+                let rows = codes.chunks_exact(n_levels).zip(first_row..);
+                out.extend(rows.map(|(codes, row)| self.entry(self.word(codes), row)));
+            }
         }
         out
     }
@@ -206,18 +235,22 @@ struct Share {
 
 impl Parts {
     fn new(codes: Codes<'_>, packing: &Packing, n_threads: usize) -> Self {
-        let wanted = usize::BITS - (codes.n_rows() / ROWS_PER_PART).leading_zeros();
-        let part_bits = wanted.min(MAX_PART_BITS).min(packing.word_bits);
-        let shift = packing.word_bits - part_bits;
-        let rows_each = codes.n_rows().div_ceil(n_threads).max(1);
-        let n_levels = codes.n_levels();
-        let spread = |(index, data): (usize, &[u16])| {
-            Share::new(packing.pack(data), index * rows_each, shift, (1 << part_bits, packing))
-        };
-        let tables: Vec<(usize, &[u16])> =
-            codes.data().chunks(rows_each * n_levels).enumerate().collect();
-        let shares = in_threads(tables, n_threads, spread);
-        Self { shares, n_parts: 1 << part_bits }
+        let pack = |(first_row, data): (usize, &[u16])| packing.pack(data, first_row);
+        Self::of(codes.n_rows(), packing, n_threads, shares_of(codes, n_threads), pack)
+    }
+
+    /// Spread the `n` entries that are made of some shares of the work.
+    fn of<T: Send>(
+        n: usize,
+        packing: &Packing,
+        n_threads: usize,
+        work: Vec<T>,
+        entries: impl Fn(T) -> Vec<u64> + Sync,
+    ) -> Self {
+        let part_bits = part_bits(n).min(packing.word_bits);
+        let shift = packing.word_bits - part_bits + packing.row_bits;
+        let spread = |share: T| Share::new(&entries(share), shift, 1 << part_bits);
+        Self { shares: in_threads(work, n_threads, spread), n_parts: 1 << part_bits }
     }
 
     fn len(&self, part: usize) -> usize {
@@ -290,16 +323,11 @@ impl Parts {
 }
 
 impl Share {
-    /// Spread words, of the rows from `first_row` on, over parts.
-    fn new(
-        words: Vec<u64>,
-        first_row: usize,
-        shift: u32,
-        (n_parts, packing): (usize, &Packing),
-    ) -> Self {
+    /// Spread entries over parts.
+    fn new(words: &[u64], shift: u32, n_parts: usize) -> Self {
         let mut starts = vec![0; n_parts + 1];
         let part = |word: u64| word.checked_shr(shift).unwrap_or(0) as usize;
-        for &word in &words {
+        for &word in words {
             starts[part(word) + 1] += 1;
         }
         for place in 1..starts.len() {
@@ -307,9 +335,9 @@ impl Share {
         }
         let mut next = starts.clone();
         let mut entries = vec![0; words.len()];
-        for (row, word) in (first_row..).zip(words) {
+        for &word in words {
             let place = &mut next[part(word)];
-            entries[*place] = (word.checked_shl(packing.row_bits).unwrap_or(0)) | row as u64;
+            entries[*place] = word;
             *place += 1;
         }
         Self { entries, starts }
@@ -349,51 +377,6 @@ pub(crate) fn in_threads<T: Send, R: Send>(
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_unstable_by_key(|&(place, _)| place);
     done.into_iter().map(|(_, result)| result).collect()
-}
-
-/// Finds the words of a part that may occur twice: two bits for each of some places that words are
-/// hashed to, "seen" and "seen again". A word that shares its place with another is no proof, but
-/// few do, and all that are alike.
-///
-/// After the words 5, 9, 5 at the places 1, 3, 1 of four:
-///
-/// ```text
-/// once        0b1010
-/// twice       0b0010
-/// candidates  both 5
-/// ```
-#[derive(Default)]
-struct Filter {
-    once: Vec<u64>,
-    twice: Vec<u64>,
-    candidates: Vec<u64>,
-}
-
-impl Filter {
-    fn candidates(&mut self, entries: &[u64], row_bits: u32) {
-        let bits = (usize::BITS - entries.len().leading_zeros() + 3).max(6);
-        let n_words = 1_usize << (bits - 6);
-        for bitmap in [&mut self.once, &mut self.twice] {
-            bitmap.clear();
-            bitmap.resize(n_words, 0);
-        }
-        let place = |entry: u64| {
-            let hashed = (entry >> row_bits).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits);
-            ((hashed >> 6) as usize & (n_words - 1), 1_u64 << (hashed & 63))
-        };
-        for &entry in entries {
-            let (word, bit) = place(entry);
-            self.twice[word] |= self.once[word] & bit;
-            self.once[word] |= bit;
-        }
-        self.candidates.clear();
-        for &entry in entries {
-            let (word, bit) = place(entry);
-            if self.twice[word] & bit != 0 {
-                self.candidates.push(entry);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

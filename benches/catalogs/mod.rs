@@ -143,7 +143,10 @@ type Made = (f64, Vec<f32>, Vec<u16>);
 
 /// Try shares of variants until the share of items that collide fits.
 fn make(recipe: &Recipe) -> io::Result<Made> {
-    let (mut variants, mut slope, mut before) = (recipe.share, VARIANTS_THAT_COLLIDE, None);
+    // Of a hundred million products, about this share collide without being variants.
+    let by_chance = if recipe.n_items > 10_000_000 { 7.5e-10 * recipe.n_items as f64 } else { 0.0 };
+    let (mut variants, mut slope) = ((recipe.share - by_chance).max(0.0), VARIANTS_THAT_COLLIDE);
+    let mut before = None;
     for _ in 0..N_TRIES {
         let model = Model::new(recipe.seed, recipe.n_items, variants);
         let books = quantizer::train(&model, recipe.n_items, recipe.seed);

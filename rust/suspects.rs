@@ -1,0 +1,167 @@
+//! Which rows may share their codes with another, without sorting all rows.
+//!
+//! Hashes of 32 bits, half of what an entry with its row takes, are spread over parts that fit a core's
+//! cache; there, those that occur twice are marked in one bitmap for all parts. Rows that are not
+//! marked share nothing. Of the others, a few are marked for nothing: sorting tells.
+
+use std::ops::Range;
+
+use crate::codes::Codes;
+use crate::sorting::{in_threads, part_bits, shares_of};
+
+/// Bits of a word of the bitmaps, as a power of two.
+const WORD: u32 = u64::BITS.trailing_zeros();
+
+/// Marks of hashes that occur twice.
+///
+/// Two of five rows with the same hash, in a bitmap of eight bits, by the hash's highest three:
+///
+/// ```text
+/// hashes  0b010.. 0b111.. 0b001.. 0b010.. 0b000..
+/// marks   0b00000100
+/// shift   29
+/// ```
+pub(crate) struct Suspects {
+    marks: Vec<u64>,
+    shift: u32,
+}
+
+impl Suspects {
+    /// O(N L).
+    pub(crate) fn new(codes: Codes<'_>, n_threads: usize) -> Self {
+        let n_rows = codes.n_rows();
+        let part_bits = part_bits(n_rows);
+        let work = shares_of(codes, n_threads);
+        let spread = |(_, data): (usize, &[u16])| Hashes::new(data, codes.n_levels(), part_bits);
+        let shares = in_threads(work, n_threads, spread);
+        // One or two bits for every row, and whole words for every part.
+        let bits = (usize::BITS - n_rows.leading_zeros()).max(part_bits + WORD).min(u32::BITS);
+        let mut marks = vec![0; 1 << (bits - WORD)];
+        let parts_each = (1_usize << part_bits).div_ceil(n_threads * 8);
+        let words_each = parts_each << (bits - WORD - part_bits);
+        let ranges = (0..1_usize << part_bits).step_by(parts_each);
+        let ranges = ranges.map(|start| start..(start + parts_each).min(1 << part_bits));
+        let work = ranges.zip(marks.chunks_mut(words_each)).collect();
+        let shift = u32::BITS - bits;
+        in_threads(work, n_threads, |(parts, marks): (Range<usize>, &mut [u64])| {
+            let (mut seen, first) = (Seen::default(), parts.start << (bits - part_bits));
+            for part in parts {
+                seen.mark_twice(&shares, part, |hash| {
+                    let place = (hash >> shift) as usize - first;
+                    marks[place >> WORD] |= 1 << (place % 64);
+                });
+            }
+        });
+        Self { marks, shift }
+    }
+
+    /// What is made of the marked rows of a share, in their order, given place and codes. O(N L).
+    pub(crate) fn of(
+        &self,
+        data: &[u16],
+        n_levels: usize,
+        make: impl Fn(usize, &[u16]) -> u64,
+    ) -> Vec<u64> {
+        let mut found = Vec::new();
+        for_each_hash(data, n_levels, |place, hash| {
+            let bit = (hash >> self.shift) as usize;
+            if self.marks[bit >> WORD] >> (bit % 64) & 1 == 1 {
+                found.push(make(place, &data[place * n_levels..][..n_levels]));
+            }
+        });
+        found
+    }
+}
+
+/// Hashes of one thread's rows, spread over parts by their highest bits.
+///
+/// Three hashes in two parts:
+///
+/// ```text
+/// hashes  0b010.. 0b001.. | 0b111..
+/// starts  0 2 3
+/// ```
+struct Hashes {
+    hashes: Vec<u32>,
+    starts: Vec<usize>,
+}
+
+impl Hashes {
+    fn new(data: &[u16], n_levels: usize, part_bits: u32) -> Self {
+        let part = |hash: u32| hash.checked_shr(u32::BITS - part_bits).unwrap_or(0) as usize;
+        let mut starts = vec![0; (1 << part_bits) + 1];
+        for_each_hash(data, n_levels, |_, hash| starts[part(hash) + 1] += 1);
+        for place in 1..starts.len() {
+            starts[place] += starts[place - 1];
+        }
+        let (mut next, mut hashes) = (starts.clone(), vec![0; data.len() / n_levels]);
+        for_each_hash(data, n_levels, |_, hash| {
+            let place = &mut next[part(hash)];
+            hashes[*place] = hash;
+            *place += 1;
+        });
+        Self { hashes, starts }
+    }
+
+    fn part(&self, part: usize) -> &[u32] {
+        &self.hashes[self.starts[part]..self.starts[part + 1]]
+    }
+}
+
+/// Two bits for each of some places that the hashes of a part go to, "seen" and "seen again".
+///
+/// After the hashes 5, 9, 5 at the places 1, 3, 1 of four:
+///
+/// ```text
+/// once   0b1010
+/// twice  0b0010
+/// ```
+#[derive(Default)]
+struct Seen {
+    once: Vec<u64>,
+    twice: Vec<u64>,
+}
+
+impl Seen {
+    /// Mark the hashes of a part that went to a place where another went.
+    fn mark_twice(&mut self, shares: &[Hashes], part: usize, mut mark: impl FnMut(u32)) {
+        let n: usize = shares.iter().map(|share| share.part(part).len()).sum();
+        // 16 to 32 places for every hash.
+        let n_words = 1_usize << (usize::BITS - n.leading_zeros() + 4).max(WORD) >> WORD;
+        for bitmap in [&mut self.once, &mut self.twice] {
+            bitmap.clear();
+            bitmap.resize(n_words, 0);
+        }
+        let place = |hash: u32| ((hash >> WORD) as usize & (n_words - 1), 1_u64 << (hash % 64));
+        for &hash in shares.iter().flat_map(|share| share.part(part)) {
+            let (word, bit) = place(hash);
+            self.twice[word] |= self.once[word] & bit;
+            self.once[word] |= bit;
+        }
+        for &hash in shares.iter().flat_map(|share| share.part(part)) {
+            let (word, bit) = place(hash);
+            if self.twice[word] & bit != 0 {
+                mark(hash);
+            }
+        }
+    }
+}
+
+/// Hash every row, with a known number of levels where the compiler can then unroll. O(N L).
+fn for_each_hash(data: &[u16], n_levels: usize, mut work: impl FnMut(usize, u32)) {
+    match n_levels {
+        3 => data.as_chunks::<3>().0.iter().enumerate().for_each(|(i, row)| work(i, hash(row))),
+        4 => data.as_chunks::<4>().0.iter().enumerate().for_each(|(i, row)| work(i, hash(row))),
+        _ => data.chunks_exact(n_levels).enumerate().for_each(|(i, row)| work(i, hash(row))),
+    }
+}
+
+/// Rows with other codes have the same hash about once in four billion times.
+fn hash(row: &[u16]) -> u32 {
+    let hashed = row.chunks(4).fold(0_u64, |hashed, codes| {
+        let word = codes.iter().fold(0, |word, &code| word << 16 | u64::from(code));
+        let mixed = (hashed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    });
+    (hashed >> 32) as u32
+}
