@@ -25,7 +25,7 @@ from mql4grec import codes, embeddings, translator
 from mql4grec.cli import app
 from mql4grec.config import CodesSettings
 from mql4grec.embeddings import Embeddings, GivenEmbeddings
-from mql4grec.errors import ArtifactError, ConfigError, DataError
+from mql4grec.errors import ArtifactError, CollisionError, ConfigError, DataError
 from mql4grec.rqvae import RQVAE
 from mql4grec.runtime import SILENT, Runtime
 from mql4grec.stages.large import Files, generate_from_files, read_lines
@@ -559,6 +559,19 @@ def test_vectors_of_another_width(tmp_path: Path) -> None:
         f"`{source}`: expected vectors of width 12, on which `{tmp_path}/network` was trained, got "
         "5; use embeddings of the same encoder"
     )
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_items_than_semantic_ids_are_told_before_anything_is_done(tmp_path: Path) -> None:
+    network = make_network(num_emb_list=(2, 4), sk_epsilons=(0.0, 0.0))
+    save_network(tmp_path / "network", network)
+    source = write_npy(tmp_path / "shop.npy", make_vectors(9))
+    message = (
+        f"`{source}`: expected at most 8 items for 2 levels of (2, 4) codes, got 9, 1 too many; "
+        "add a level or codes to `translator.num_emb_list`"
+    )
+    with pytest.raises(CollisionError, match=f"^{re.escape(message)}$"):
+        generate(tmp_path, source)
     assert not (tmp_path / "out").exists()
 
 

@@ -4,7 +4,7 @@ This room knows what a semantic ID is, when two items share one and how that is 
 itself is in Rust), and how codes are spelt in index files. It knows neither networks nor token ids.
 """
 
-from mql4grec.codes.assignment import assign
+from mql4grec.codes.assignment import assign, require_room
 from mql4grec.codes.extension import modality_of, read_existing
 from mql4grec.codes.index import read_index, write_index
 from mql4grec.codes.records import CollisionReport, SemanticIds
@@ -21,6 +21,7 @@ __all__ = [
     "read_existing",
     "read_index",
     "read_shards",
+    "require_room",
     "resolve",
     "token_table",
     "write_index",

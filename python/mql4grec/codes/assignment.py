@@ -66,7 +66,7 @@ def assign(
     rows = None if present.all() else np.flatnonzero(present)
     before = _part(nearest, rows)
     frozen = None if existing is None else _part(existing.present, rows)
-    _require_room(len(before), n_codes=n_codes, what=what)
+    require_room(len(before), n_codes=n_codes, what=what)
     sharing = _sharing(before, frozen=frozen, what=what)
     needed = sharing if rows is None else rows[sharing]
     latents = _gather(translation.latents, needed, what=what)
@@ -113,7 +113,7 @@ def repair(ids: SemanticIds, *, what: str) -> tuple[SemanticIds, CollisionReport
         CollisionError: If there are more items than semantic IDs.
     """
     rows = np.flatnonzero(ids.present)
-    _require_room(len(rows), n_codes=ids.n_codes, what=what)
+    require_room(len(rows), n_codes=ids.n_codes, what=what)
     # Latents and codes that all lie at zero: every distance is the same, so the rows decide.
     latents = np.zeros((len(rows), 1), np.float32)
     codebooks = [np.zeros((n, 1), np.float32) for n in ids.n_codes]
@@ -167,7 +167,12 @@ def _require_fit(existing: SemanticIds, *, n_codes: tuple[int, ...], what: str) 
         )
 
 
-def _require_room(n_items: int, *, n_codes: Sequence[int], what: str) -> None:
+def require_room(n_items: int, *, n_codes: Sequence[int], what: str) -> None:
+    """Check that so many items can have semantic IDs of their own.
+
+    Raises:
+        CollisionError: If not; with how many are too many.
+    """
     capacity = math.prod(n_codes)
     if n_items > capacity:
         raise CollisionError(

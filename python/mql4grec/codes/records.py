@@ -122,7 +122,9 @@ def compare(
     used, used_after = _counts(before, n_codes=n_codes), _counts(after, n_codes=n_codes)
     prefixes = tuple(count_prefixes(after))
     added, quantisation = errors.added, errors.quantisation
-    known = added is not None and quantisation
+    share = None
+    if added is not None and quantisation:
+        share = added / (quantisation * n_items)
     return CollisionReport(
         n_items=n_items,
         n_shared_before=len(sharing),
@@ -134,7 +136,7 @@ def compare(
         moved_per_level=moved_per_level,
         added_error=None if added is None else added / n_moved,
         quantisation_error=quantisation,
-        added_share=added / (quantisation * n_items) if known else None,
+        added_share=share,
         usage_before=tuple(int((counts > 0).sum()) for counts in used),
         usage_after=tuple(int((counts > 0).sum()) for counts in used_after),
         entropy_before=tuple(map(_entropy, used)),

@@ -90,6 +90,8 @@ def generate_from_files(
     given = embeddings.open_given(files.embeddings, dataset=files.dataset, modality=files.modality)
     network = translator.load(files.translator)
     _require_width(given, network, files=files)
+    n_codes = [len(codebook) for codebook in network.codebooks]
+    codes.require_room(given.n_items, n_codes=n_codes, what=f"`{files.embeddings}`")
     mark = _mark(files, settings, given=given)
     stamp = artifacts.read_stamp(files.out)
     if stamp is not None and stamp["fingerprint"] == mark and stamp["done"]:
