@@ -73,6 +73,29 @@ class DeviceTrie:
         children = self.first_child[nodes][..., None] + places
         return children.clamp_(max=self.levels[level + 2] - 1), taken
 
+    def walk(self, codes: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Follow codes down from the root.
+
+        Args:
+            codes: int64 (B, t), t from 0 to L, each below its level's K.
+            edges: As `edges` gives them.
+
+        Returns:
+            Nodes int64 (B), and whether there are such, bool (B); where not, some other node.
+        """
+        nodes = torch.zeros(len(codes), dtype=torch.int64, device=self.device)
+        known = torch.ones(len(codes), dtype=torch.bool, device=self.device)
+        for level in range(codes.shape[1]):
+            wanted = nodes * max(self.n_codes) + codes[:, level]
+            places = torch.searchsorted(edges, wanted).clamp_(max=len(edges) - 1)
+            known = known & (edges[places] == wanted)
+            nodes = torch.where(known, places + 1, self.levels[level + 1])
+        return nodes, known
+
+    def edges(self) -> Tensor:
+        """Number the edges, ascending: parent times the largest K plus code, int64 (nodes - 1)."""
+        return self.parents_of(1, self.levels[-1] - 1) * max(self.n_codes) + self.codes[1:]
+
     def parents_of(self, begin: int, end: int) -> Tensor:
         """Give the parents of the nodes from `begin` to `end` inclusive, of one depth, int64."""
         nodes = torch.arange(begin, end + 1, device=self.device)
