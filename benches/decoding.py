@@ -81,8 +81,8 @@ def describe(options: argparse.Namespace) -> str:
     allocator = {name: os.environ.get(name, "unset") for name in ("MALLOC_ARENA_MAX", "LD_PRELOAD")}
     seconds = "CPU seconds" if one_thread() else "seconds"
     return (
-        f"{seconds}, {options.device}, {torch.get_num_threads()} threads, batches of {options.batch}, "
-        f"{N_BEAMS} beams, allocator {allocator}, torch {torch.__version__}"
+        f"{seconds}, {options.device}, {torch.get_num_threads()} threads, batches "
+        f"of {options.batch}, {N_BEAMS} beams, allocator {allocator}, torch {torch.__version__}"
     )
 
 

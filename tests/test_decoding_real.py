@@ -39,7 +39,7 @@ def real_world(shop: str, *, n_users: int, small: bool = True) -> tuple[World, I
     corpus = language.build_corpus(vocabulary, users, {"text": ids}, LanguageSettings())
     inputs = language.encode_histories(corpus, users, task="seqrec", users=np.arange(n_users))
     size = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2} if small else {}
-    layers = {"num_layers": 1, "num_decoder_layers": 2} if small else {}
+    layers = {"num_layers": 2, "num_decoder_layers": 2} if small else {}
     model = recommender.build(vocabulary, RecommenderSettings(**size, **layers), seed=0).eval()
     return World(ids, vocabulary, model, decoding.build_trie(ids)), inputs
 
