@@ -283,7 +283,11 @@ def _cross(queries: Tensor, pair: tuple[Tensor, Tensor], *, mask: Tensor) -> Ten
 
 def _feed_forward(network: Network, block: Block, hidden: Tensor) -> Tensor:
     normed = _norm(hidden, network.eps).to(network.dtype)
-    inner = network.activation(functional.linear(normed, block.inner[0]))
+    inner = functional.linear(normed, block.inner[0])
+    if isinstance(network.activation, torch.nn.ReLU):
+        inner = inner.relu_()  # in place: T5's own copies
+    else:
+        inner = network.activation(inner)
     if len(block.inner) == 2:
         inner = inner * functional.linear(normed, block.inner[1])
     return functional.linear(inner, block.outer)
