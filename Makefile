@@ -51,10 +51,12 @@ bench: setup ## Run all benches on the CPU
 
 bench-torch: setup ## Run the benches of the rooms that use torch, on the device there is
 	$(BIN)/python benches/torch_rooms.py
+	OMP_NUM_THREADS=1 $(BIN)/python benches/decoding.py
 
 # No set-up of its own: a GPU machine may have its own PyTorch, and get the package as a wheel.
 bench-gpu: ## Run every GPU bench and check; writes benches/results/
 	$(PYTHON) benches/torch_rooms.py --out benches/results
+	$(PYTHON) benches/decoding.py --users 17112 --rival-users 1024 --batch 1024
 	$(PYTHON) -m pytest -m gpu -p no:cacheprovider -q || test $$? -eq 5
 
 clean: ## Remove the environment and all build results (not runs/)

@@ -21,7 +21,7 @@ from mql4grec import decoding, language
 from mql4grec.codes import SemanticIds
 from mql4grec.config import LanguageSettings
 from mql4grec.decoding import Rankings
-from mql4grec.decoding.batches import PARTIAL
+from mql4grec.decoding.progress import PARTIAL
 from mql4grec.runtime import Journal, Runtime
 
 SHAPES = [(5, 4, 7), (3, 3), (2, 9, 1, 4, 2), (64, 2, 2, 2)]
@@ -45,8 +45,10 @@ class World:
         self,
         inputs: Inputs,
         *,
-        n_beams: int,
+        n_beams: Any,
         batch_size: int = 64,
+        search: decoding.Search | None = None,
+        filters: decoding.Filters | None = None,
         folder: Path | None = None,
         runtime: Runtime | None = None,
         journal: Journal | None = None,
@@ -59,6 +61,8 @@ class World:
             inputs=inputs,
             n_beams=n_beams,
             batch_size=batch_size,
+            search=search,
+            filters=filters,
             folder=folder,
             runtime=runtime,
             journal=journal or Journal(),

@@ -247,6 +247,8 @@ class DecodingSettings(Record):
 
     n_beams: Positive = 20
     batch_size: Positive = 64  # users
+    normalise: Literal["vocabulary", "level"] = "vocabulary"  # what a code's probability is among
+    exact: bool = False  # search again, with twice the beams, where better items may be left
 
 
 class EvaluationSettings(Record):

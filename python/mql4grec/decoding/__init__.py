@@ -5,7 +5,11 @@ made. Its parts:
 
     rankings    the record that evaluation and report work on; needs no torch
     trie        semantic IDs to a trie, and back to item rows
+    device_trie the trie as tensors, walked on the model's device
+    filters     which items each user may get
+    network     a T5's weights laid out for decoding
     beams       our own beam search over a T5
+    progress    how far a call has come, kept for the next
     batches     rankings of many users, batch by batch
     generate    the trie as a constraint for `transformers.generate`
 
@@ -18,13 +22,16 @@ from typing import TYPE_CHECKING
 from mql4grec.decoding.rankings import Rankings
 
 if TYPE_CHECKING:
-    from mql4grec.decoding.batches import recommend
+    from mql4grec.decoding.batches import Search, recommend
+    from mql4grec.decoding.filters import Filters
     from mql4grec.decoding.generate import TrieLogitsProcessor, prefix_allowed_tokens_fn
     from mql4grec.decoding.trie import ItemTrie, build_trie
 
 __all__ = [
+    "Filters",
     "ItemTrie",
     "Rankings",
+    "Search",
     "TrieLogitsProcessor",
     "build_trie",
     "prefix_allowed_tokens_fn",
@@ -32,7 +39,9 @@ __all__ = [
 ]
 
 PLACES = {
+    "Filters": "filters",
     "ItemTrie": "trie",
+    "Search": "batches",
     "build_trie": "trie",
     "TrieLogitsProcessor": "generate",
     "prefix_allowed_tokens_fn": "generate",

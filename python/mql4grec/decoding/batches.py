@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,15 +13,37 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from mql4grec.artifacts import atomic_path
 from mql4grec.config import Modality
-from mql4grec.decoding.beams import Target, beam_search
+from mql4grec.decoding.beams import Found, Normalise, Target, beam_search, best_of_all, score_items
+from mql4grec.decoding.device_trie import lay_out
+from mql4grec.decoding.filters import Filters, Gate, lay_out_filters
+from mql4grec.decoding.network import Network, lay_out_network
+from mql4grec.decoding.progress import PARTIAL, Progress, begin, keeping, mark_of, resume
 from mql4grec.decoding.rankings import Rankings
 from mql4grec.decoding.trie import ItemTrie, first_codes
 from mql4grec.language import Vocabulary
 from mql4grec.runtime import SILENT, Journal, Runtime
 
-PARTIAL = "partial.npz"
+BeamCount = int | Literal["all"]
+MEMORY = 2 << 30  # bytes that the keys and values of one batch's beams may take
+ROWS = 4096  # prefixes scored at once on a CPU, whose caches hold no more
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search.
+
+    Attributes:
+        normalise: "vocabulary" or "level": among which tokens a code has its probability; see
+            `Target`.
+        top_k: Items per user; None: as many as beams.
+        exact: Search again, with twice the beams, for those users whose best items are not certain,
+            until all are.
+    """
+
+    normalise: Normalise = "vocabulary"
+    top_k: int | None = None
+    exact: bool = False
 
 
 def recommend(
@@ -30,8 +53,10 @@ def recommend(
     vocabulary: Vocabulary,
     modality: Modality,
     inputs: tuple[ArrayLike, ArrayLike],
-    n_beams: int = 20,
+    n_beams: BeamCount = 20,
     batch_size: int = 64,
+    search: Search | None = None,
+    filters: Filters | None = None,
     folder: Path | None = None,
     runtime: Runtime | None = None,
     journal: Journal = SILENT,
@@ -39,9 +64,9 @@ def recommend(
     """Rank items for every user by beam search, constrained to the trie.
 
     Nothing but items of the trie comes out, and each at most once per user. A score is the sum of
-    the log-probabilities of the L codes and eos, each normalised over the whole vocabulary, not
-    over what the trie allows: it is what the model gives, whatever the catalog. All sequences are
-    equally long, so there is no length penalty.
+    the log-probabilities of the L codes and eos, each normalised over the whole vocabulary (or the
+    level), not over what the trie allows: it is what the model gives, whatever the catalog. All
+    sequences are equally long, so there is no length penalty.
 
     Args:
         model: T5ForConditionalGeneration; moved to the device and set to evaluation mode.
@@ -49,8 +74,11 @@ def recommend(
         vocabulary: Of the model.
         modality: Whose codes are written.
         inputs: Token ids and attention mask of the users' histories, int64 (U, T) each.
-        n_beams: M, hypotheses kept, and items ranked, per user.
-        batch_size: Users decoded at once.
+        n_beams: M, hypotheses kept, and items ranked, per user; "all" scores every item, which
+            takes as long as N / 4 beams and more.
+        batch_size: Users decoded at once, fewer where their beams would take too much memory.
+        search: How to search; as `Search()` if None.
+        filters: Which items each of the U users may get; all if None.
         folder: Where finished users are kept while the call runs, so that an interrupted one goes
             on; what a call with other inputs left there is not used, but a change of the model's
             weights is not noticed. None: nowhere.
@@ -58,90 +86,125 @@ def recommend(
         journal: Shows the progress.
 
     Returns:
-        Items (U, M), in the order of `inputs`; lists are shorter, padded by -1, where the trie has
-        fewer than M items.
+        Items (U, k), in the order of `inputs`; lists are shorter, padded by -1, where the trie and
+        the filters leave fewer than k items. `certified` tells whose lists are exact: scores only
+        fall along a path, so they are if the last one is at least the best that was dropped.
 
     Raises:
-        ValueError: If vocabulary and trie do not fit, or a value is out of range.
+        ValueError: If vocabulary, trie and filters do not fit, or a value is out of range.
     """
-    if n_beams < 1 or batch_size < 1:
-        raise ValueError(
-            "`n_beams`, `batch_size`: expected at least 1, "
-            f"got {n_beams} and {batch_size}; change them"
-        )
-    runtime = runtime or Runtime()
-    target = Target(
-        trie=trie,
-        first_code=first_codes(trie, vocabulary, modality=modality),
-        start=vocabulary.pad,
-        eos=vocabulary.eos,
-    )
-    model.train(False).to(runtime.torch_device)
+    runtime, search = runtime or Runtime(), search or Search()
+    beams = max(1, trie.n_items) if n_beams == "all" else n_beams
+    top_k = beams if search.top_k is None else search.top_k
+    _check(beams=beams, batch_size=batch_size, top_k=top_k)
+    device = runtime.torch_device
     input_ids, attention_mask = (torch.as_tensor(part) for part in inputs)
+    gate = None
+    if filters is not None:
+        gate = lay_out_filters(filters, trie, n_users=len(input_ids), device=device)
+    plan = Plan(
+        network=lay_out_network(model.train(False).to(device), dtype=_dtype(runtime)),
+        target=Target(
+            trie=lay_out(trie, device=device),
+            first_code=first_codes(trie, vocabulary, modality=modality),
+            start=vocabulary.pad,
+            eos=vocabulary.eos,
+            normalise=search.normalise,
+        ),
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        gate=gate,
+        batch_size=batch_size,
+    )
     # Users of like length share a batch, so that little of it is padding.
     users = np.argsort(attention_mask.sum(dim=1).numpy(), kind="stable")
-    mark = _mark(input_ids, attention_mask, trie=trie, modality=modality)
-    done, best = _resume(folder, mark, shape=(len(users), n_beams))
-    saved = time.monotonic()
-    with journal.track(f"recommend {modality}", total=len(users), done=done) as advance:
-        for start in range(done, len(users), batch_size):
-            batch = users[start : start + batch_size]
-            used = slice(0, int(attention_mask[batch].any(dim=0).nonzero().max()) + 1)
-            items, scores = _search(
-                model,
-                target,
-                inputs=(input_ids[batch, used], attention_mask[batch, used]),
-                n_beams=n_beams,
-                runtime=runtime,
-            )
-            best.items[batch, : items.shape[1]] = items
-            best.scores[batch, : items.shape[1]] = scores
-            if folder is not None and time.monotonic() - saved > runtime.checkpoint_seconds:
-                _save(folder, mark, done=start + len(batch), best=best)
-                saved = time.monotonic()
-            advance(len(batch))
+    mark = mark_of(input_ids, attention_mask, trie.rows, filters, modality, n_beams, search)
+    progress = folder and resume(folder, mark, device=device)
+    progress = progress or begin(users, top_k=top_k, n_beams=beams, device=device)
+    keep = keeping(folder, mark, seconds=runtime.checkpoint_seconds)
+    progress = _run(plan, progress, keep=keep, journal=journal)
+    while search.exact and len((later := progress.next_round(2 * progress.n_beams)).todo):
+        progress = _run(plan, later, keep=keep, journal=journal)
     if folder is not None:
         (folder / PARTIAL).unlink(missing_ok=True)
-    return best
+    return progress.rankings()
 
 
-def _search(
-    model: T5ForConditionalGeneration,
-    target: Target,
-    *,
-    inputs: tuple[Tensor, Tensor],
-    n_beams: int,
-    runtime: Runtime,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    device = runtime.torch_device
-    half = runtime.precision == "bf16"
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-        input_ids, attention_mask = (part.to(device) for part in inputs)
-        return beam_search(
-            model, target, input_ids=input_ids, attention_mask=attention_mask, n_beams=n_beams
+@dataclass(frozen=True)
+class Plan:
+    """What to search in, and for whom.
+
+    Attributes:
+        network: The T5.
+        target: How an item is spelt.
+        input_ids: int64 (U, T), on the host.
+        attention_mask: int64 (U, T), on the host.
+        gate: The filters.
+        batch_size: Users at once.
+    """
+
+    network: Network
+    target: Target
+    input_ids: Tensor
+    attention_mask: Tensor
+    gate: Gate | None
+    batch_size: int
+
+    def n_rows(self) -> int:
+        """Tell how many beams, of all users of a batch together, fit in `MEMORY`."""
+        numbers = 3 * self.network.n_heads * self.network.d_kv * len(self.network.decoder)
+        numbers *= len(self.target.first_code) + 1
+        size = torch.finfo(self.network.dtype).bits // 8
+        return max(1, MEMORY // (numbers * size + 4 * len(self.network.embedding)))
+
+    def find(self, users: NDArray[np.int64], *, n_beams: int, top_k: int) -> Found:
+        """Find the best items of some users; score all where there are no more than beams."""
+        tokens, mask = self.input_ids[users], self.attention_mask[users]
+        used = int(np.flatnonzero(mask.numpy().any(axis=0)).max(initial=0)) + 1
+        device = self.target.trie.device
+        arguments = {
+            "input_ids": tokens[:, :used].to(device, non_blocking=True),
+            "attention_mask": mask[:, :used].to(device, non_blocking=True),
+        }
+        open_leaves = None if self.gate is None else self.gate.of(users)
+        if n_beams < self.target.trie.n_items:
+            return beam_search(
+                self.network, self.target, n_beams=n_beams, open_leaves=open_leaves, **arguments
+            )
+        n_rows = min(self.n_rows(), ROWS) if device.type == "cpu" else self.n_rows()
+        scores = score_items(self.network, self.target, n_rows=n_rows, **arguments)
+        return best_of_all(self.target.trie, scores, top_k=top_k, open_leaves=open_leaves)
+
+
+def _run(
+    plan: Plan, progress: Progress, *, keep: Callable[[Progress], None], journal: Journal
+) -> Progress:
+    """Finish a round: search for the users that it has left."""
+    users, n_beams, top_k = progress.todo, progress.n_beams, progress.items.shape[1]
+    size = plan.batch_size
+    if n_beams < plan.target.trie.n_items:
+        size = min(size, max(1, plan.n_rows() // n_beams))
+    label = f"recommend, {n_beams} beams"
+    with journal.track(label, total=len(users), done=progress.done) as advance:
+        for start in range(progress.done, len(users), size):
+            batch = users[start : start + size]
+            progress = progress.with_batch(batch, plan.find(batch, n_beams=n_beams, top_k=top_k))
+            keep(progress)
+            advance(len(batch))
+    return progress
+
+
+def _check(*, beams: int, batch_size: int, top_k: int) -> None:
+    if beams < 1 or batch_size < 1:
+        raise ValueError(
+            "`n_beams`, `batch_size`: expected at least 1, "
+            f"got {beams} and {batch_size}; change them"
+        )
+    if not 1 <= top_k <= beams:
+        raise ValueError(
+            f"`top_k`: expected 1 to the {beams} beams, got {top_k}; search with more beams"
         )
 
 
-def _mark(input_ids: Tensor, attention_mask: Tensor, *, trie: ItemTrie, modality: str) -> str:
-    """Tell calls apart by what they rank from; the caller answers for the model being the same."""
-    digest = hashlib.blake2b(f"{modality} {trie.n_codes}".encode(), digest_size=16)
-    for part in (input_ids.numpy(), attention_mask.numpy(), trie.rows):
-        digest.update(part.tobytes())
-    return digest.hexdigest()
-
-
-def _resume(folder: Path | None, mark: str, *, shape: tuple[int, int]) -> tuple[int, Rankings]:
-    """Give the number of users that an interrupted call has finished, and their rankings."""
-    if folder is not None and (folder / PARTIAL).exists():
-        with np.load(folder / PARTIAL) as partial:
-            if str(partial["mark"]) == mark and partial["items"].shape == shape:
-                found = Rankings(items=partial["items"], scores=partial["scores"])
-                return int(partial["done"]), found
-    return 0, Rankings(
-        items=np.full(shape, -1, np.int32), scores=np.full(shape, -np.inf, np.float32)
-    )
-
-
-def _save(folder: Path, mark: str, *, done: int, best: Rankings) -> None:
-    with atomic_path(folder / PARTIAL) as path:
-        np.savez(path, mark=mark, done=done, items=best.items, scores=best.scores)
+def _dtype(runtime: Runtime) -> torch.dtype:
+    return torch.bfloat16 if runtime.precision == "bf16" else torch.float32

@@ -2,233 +2,225 @@
 
 The same search as `generate` with the trie as constraint, without what makes that slow: the encoder
 and its keys and values run once per user and not per beam, the first step runs on one beam,
-candidates are the K codes of one level and not the vocabulary, and the trie is walked by node, with
-two calls to Rust per level for the whole batch.
+candidates are the children of a node and not the vocabulary, and beams are reordered by following
+their ancestors. Nothing within the steps waits for the host.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import (
-    T5Attention,
-    T5LayerCrossAttention,
-    T5LayerFF,
-    T5LayerSelfAttention,
-)
 
-from mql4grec.decoding.trie import ItemTrie
+from mql4grec.decoding.device_trie import DeviceTrie
+from mql4grec.decoding.filters import OpenLeaves
+from mql4grec.decoding.network import Memory, Network, Past, read, step
 
-KeysValues = tuple[Tensor, Tensor]
+Normalise = Literal["vocabulary", "level"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """How an item is spelt.
+    """How an item is spelt, and what its probability is a part of.
 
     Attributes:
         trie: Of the items that may come out.
         first_code: Token id of code 0 of each level (L).
         start: Token id that the decoder starts from.
         eos: Token id of the end.
+        normalise: "vocabulary": codes and eos each have their probability among all tokens, as in
+            `generate`. "level": codes have theirs among the K codes of their level, and the end,
+            which nothing else can follow, is certain; other logits are never computed.
     """
 
-    trie: ItemTrie
+    trie: DeviceTrie
     first_code: tuple[int, ...]
     start: int
     eos: int
+    normalise: Normalise = "vocabulary"
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What the decoder reads of a batch of B users with T input tokens.
+class Found:
+    """The best items of B users, on the device.
 
     Attributes:
-        layers: Keys and values of each decoder layer's cross-attention, (B, H, T, d_kv).
-        mask: Which input tokens there are, bool (B, 1, 1, T).
-        bias: Of the decoder's own positions, (1, H, L+1, L+1).
+        items: int32 (B, m), item rows, best first; -1 where there are no more.
+        scores: float32 (B, m); -inf where items is -1.
+        bound: float32 (B,), the best score of a prefix that was dropped, -inf if none was: no item
+            that was not found has a higher score.
     """
 
-    layers: tuple[KeysValues, ...]
-    mask: Tensor
-    bias: Tensor
+    items: Tensor
+    scores: Tensor
+    bound: Tensor
 
 
 @torch.inference_mode()
 def beam_search(
-    model: T5ForConditionalGeneration,
+    network: Network,
     target: Target,
     *,
     input_ids: Tensor,
     attention_mask: Tensor,
     n_beams: int,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    open_leaves: OpenLeaves | None = None,
+) -> Found:
     """Find the `n_beams` most probable items of every user.
 
     Args:
-        model: T5ForConditionalGeneration in evaluation mode.
+        network: The T5.
         target: How an item is spelt.
         input_ids: int64 (B, T).
         attention_mask: (B, T).
         n_beams: M.
+        open_leaves: Which items each user may get; all if None.
 
     Returns:
-        Item rows int32 (B, m) and scores float32 (B, m), m <= M, best first; -1 and -inf where
-        the trie has fewer items. A score is the log-probability of codes and eos, normalised over
-        the whole vocabulary before the trie masks.
+        Items (B, m), m <= M: fewer where the trie has fewer.
     """
-    trie, levels = target.trie.core, target.trie.n_codes
-    memory = _read(model, input_ids, attention_mask, n_steps=len(levels) + 1)
-    batch = len(input_ids)
-    tokens = torch.full((batch, 1), target.start, device=input_ids.device)
-    scores = torch.zeros((batch, 1), device=input_ids.device)
-    codes = torch.empty((batch, 1, 0), dtype=torch.int64, device=input_ids.device)
-    nodes: NDArray[np.int64] = np.full((batch, 1), trie.root, dtype=np.int64)
-    past: list[KeysValues] = []
-    for first, n_codes in zip(target.first_code, levels, strict=True):
-        hidden, past = _step(model, tokens, memory, past=past)
-        level = slice(first, first + n_codes)
-        candidates = scores[:, :, None] + _log_probabilities(model, hidden)[:, :, level]
-        allowed = trie.mask(nodes.ravel(), codes.shape[2])  # (B * m, K)
-        mask = torch.from_numpy(allowed).to(scores.device).view_as(candidates)
-        candidates = candidates.masked_fill(~mask, -torch.inf).flatten(1)  # (B, m * K)
-        scores, best = candidates.topk(min(n_beams, candidates.shape[1]))
-        parents, chosen = best // n_codes, best % n_codes  # (B, m')
-        tokens = first + chosen
-        codes = torch.cat([_pick(codes, parents), chosen[:, :, None]], dim=2)
-        past = [(_pick(keys, parents), _pick(values, parents)) for keys, values in past]
-        nodes = np.take_along_axis(nodes, parents.cpu().numpy(), axis=1)
-        walked = chosen.cpu().numpy().astype(np.uint16)
-        nodes = trie.step(nodes.ravel(), walked.ravel()).reshape(walked.shape)
-    hidden, _ = _step(model, tokens, memory, past=past)
-    scores = scores + _log_probabilities(model, hidden)[:, :, target.eos]
-    return _as_items(target.trie, codes, scores)
-
-
-def _as_items(
-    trie: ItemTrie, codes: Tensor, scores: Tensor
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Sort by score and look the codes up; beams without an item, at -inf, come last."""
+    trie = target.trie
+    memory = read(network, input_ids, attention_mask, n_steps=len(trie.n_codes) + 1)
+    shape, device = (len(input_ids), 1), input_ids.device
+    tokens = torch.full(shape, target.start, device=device)
+    nodes = torch.zeros(shape, dtype=torch.int64, device=device)
+    scores = torch.zeros(shape, device=device)
+    bound = torch.full(shape[:1], -torch.inf, device=device)
+    past = Past()
+    for level, first in enumerate(target.first_code):
+        hidden, past = step(network, tokens, memory, past=past)
+        children, taken = trie.slots(nodes, level)  # (B, m, W)
+        if open_leaves is not None:
+            taken = taken & open_leaves.open(children)
+        codes = trie.codes[children]
+        gained = level_scores(network, target, hidden, level=level).gather(2, codes)
+        gained = gained + scores[:, :, None]
+        candidates = torch.where(taken, gained, -torch.inf).flatten(1)  # (B, m * W)
+        kept = min(n_beams, candidates.shape[1], trie.levels[level + 2] - trie.levels[level + 1])
+        best, places = candidates.topk(min(kept + 1, candidates.shape[1]))
+        if best.shape[1] > kept:
+            bound = torch.maximum(bound, best[:, kept])
+        scores, places = best[:, :kept], places[:, :kept]
+        past = past.follow(rows_of(places // children.shape[2], n_beams=nodes.shape[1]))
+        nodes = children.flatten(1).gather(1, places)
+        tokens = first + codes.flatten(1).gather(1, places)
+    scores = scores + end_scores(network, target, tokens, memory, past=past)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
-    spelt = _pick(codes, order).cpu().numpy().astype(np.uint16)  # (B, m, L)
-    items = trie.find(spelt.reshape(-1, spelt.shape[2])).reshape(spelt.shape[:2])
-    values = scores.float().cpu().numpy()
-    return np.where(np.isneginf(values), np.int32(-1), items), values
+    items = trie.items_of(nodes.gather(1, order))
+    return Found(torch.where(scores.isneginf(), -1, items), scores, bound)
 
 
-def _pick(values: Tensor, beams: Tensor) -> Tensor:
-    """Reorder the beams of `values` (B, m, ...) by `beams` (B, m')."""
-    offsets = torch.arange(len(beams), device=beams.device)[:, None] * values.shape[1]
-    # On flat rows: on a CPU this is a third of the time of indexing by two tensors.
-    rows = (beams + offsets).flatten()
-    return values.flatten(0, 1).index_select(0, rows).view(*beams.shape, *values.shape[2:])
-
-
-def _read(
-    model: T5ForConditionalGeneration, input_ids: Tensor, attention_mask: Tensor, *, n_steps: int
-) -> Memory:
-    """Run the encoder, and what every step of the decoder shares."""
-    hidden = model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    layers = []
-    for _, cross, _ in _layers(model):
-        attention = cross.EncDecAttention
-        layers.append(
-            (_heads(attention, attention.k(hidden)), _heads(attention, attention.v(hidden)))
-        )
-    positions = _layers(model)[0][0].SelfAttention
-    bias = positions.compute_bias(n_steps, n_steps)
-    return Memory(
-        layers=tuple(layers),
-        mask=attention_mask[:, None, None, :] > 0,
-        bias=bias,
-    )
-
-
-def _layers(
-    model: T5ForConditionalGeneration,
-) -> list[tuple[T5LayerSelfAttention, T5LayerCrossAttention, T5LayerFF]]:
-    """List the three parts of each decoder layer, with the types that torch's containers lose."""
-    blocks = cast(Any, model.decoder.block)
-    return [tuple(block.layer) for block in blocks]
-
-
-def _step(
-    model: T5ForConditionalGeneration, tokens: Tensor, memory: Memory, *, past: list[KeysValues]
-) -> tuple[Tensor, list[KeysValues]]:
-    """Run the decoder on one token of every beam.
+@torch.inference_mode()
+def score_items(
+    network: Network, target: Target, *, input_ids: Tensor, attention_mask: Tensor, n_rows: int
+) -> Tensor:
+    """Score every item of the trie for every user: what beam search would do, dropping nothing.
 
     Args:
-        model: The T5.
-        tokens: int64 (B, m).
-        memory: Of the batch.
-        past: Per layer, keys and values (B, m, t, H, d_kv) of each beam's own earlier tokens;
-            empty at the first step.
+        network: The T5.
+        target: How an item is spelt.
+        input_ids: int64 (B, T).
+        attention_mask: (B, T).
+        n_rows: Prefixes, of all users together, that are in memory at once; at least one per user.
 
     Returns:
-        The decoder's output (B, m, d_model), and `past` with this token.
+        float32 (B, N), items in the order of the trie's leaves.
     """
-    hidden = model.decoder.embed_tokens(tokens)
-    now = []
-    for index, (own, cross, feed_forward) in enumerate(_layers(model)):
-        change, pair = _attend_own(own, hidden, memory.bias, past=past[index] if past else None)
-        now.append(pair)
-        hidden = hidden + change
-        hidden = hidden + _attend_input(cross, hidden, memory.layers[index], mask=memory.mask)
-        hidden = feed_forward(hidden)
-    return model.decoder.final_layer_norm(hidden), now
+    memory = read(network, input_ids, attention_mask, n_steps=len(target.first_code) + 1)
+    size = max(1, n_rows // max(len(input_ids), 1))
+    none = torch.zeros((len(input_ids), 0), device=input_ids.device)
+    parts = [_score_part(network, target, memory, part=part) for part in target.trie.parts(size)]
+    return torch.cat([none, *parts], dim=1)
 
 
-def _attend_own(
-    layer: T5LayerSelfAttention, hidden: Tensor, bias: Tensor, *, past: KeysValues | None
-) -> tuple[Tensor, KeysValues]:
-    """Let every beam attend to its own tokens so far."""
-    attention, normed = layer.SelfAttention, layer.layer_norm(hidden)
-    heads = (attention.n_heads, attention.key_value_proj_dim)
-    queries = attention.q(normed).unflatten(2, heads)[:, :, None]  # (B, m, 1, H, d_kv)
-    keys = attention.k(normed).unflatten(2, heads)[:, :, None]
-    values = attention.v(normed).unflatten(2, heads)[:, :, None]
-    if past is not None:
-        keys = torch.cat([past[0], keys], dim=2)  # (B, m, t, H, d_kv)
-        values = torch.cat([past[1], values], dim=2)
-    length = keys.shape[2]
-    # One query on at most L + 1 keys per beam and head: sums of products take half the time that
-    # attention kernels take for so many so small problems. T5 does not scale.
-    scores = (queries * keys).sum(dim=4) + bias[0, :, length - 1, :length].T  # (B, m, t, H)
-    read = (scores.softmax(dim=2)[..., None] * values).sum(dim=2)  # (B, m, H, d_kv)
-    return attention.o(read.flatten(2)), (keys, values)
+def best_of_all(
+    trie: DeviceTrie, scores: Tensor, *, top_k: int, open_leaves: OpenLeaves | None
+) -> Found:
+    """Choose from the scores of all items.
+
+    Args:
+        trie: Of N items.
+        scores: As `score_items` gives them (B, N).
+        top_k: Items per user.
+        open_leaves: Which items each user may get; all if None.
+    """
+    if open_leaves is not None:
+        leaves = torch.arange(trie.levels[-2], trie.levels[-1], device=trie.device)
+        taken = open_leaves.open(leaves.expand(len(scores), 1, -1))[:, 0]
+        scores = torch.where(taken, scores, -torch.inf)
+    scores, order = scores.topk(min(top_k, scores.shape[1]))
+    items = torch.where(scores.isneginf(), -1, trie.items[order])
+    return Found(items, scores, torch.full_like(scores[:, :1].sum(dim=1), -torch.inf))
 
 
-def _attend_input(
-    layer: T5LayerCrossAttention, hidden: Tensor, pair: KeysValues, *, mask: Tensor
+def _score_part(
+    network: Network, target: Target, memory: Memory, *, part: list[tuple[int, int]]
 ) -> Tensor:
-    """Let the beams attend to the user's input, as queries of one sequence."""
-    attention = layer.EncDecAttention
-    queries = _heads(attention, attention.q(layer.layer_norm(hidden)))  # (B, H, m, d_kv)
-    out = functional.scaled_dot_product_attention(queries, *pair, attn_mask=mask, scale=1.0)
-    change: Tensor = attention.o(out.transpose(1, 2).flatten(2))
-    return change
+    """Score the leaves of a part of the trie: (B, n).
+
+    Args:
+        network: The T5.
+        target: How an item is spelt.
+        memory: Of the batch.
+        part: First and last node at each depth (L + 1).
+    """
+    trie, batch, device = target.trie, len(memory.mask), memory.mask.device
+    tokens = torch.full((batch, 1), target.start, device=device)
+    scores = torch.zeros((batch, 1), device=device)
+    past = Past()
+    for level, first in enumerate(target.first_code):
+        hidden, past = step(network, tokens, memory, past=past)
+        gained = level_scores(network, target, hidden, level=level)  # (B, m, K)
+        begin, end = part[level + 1]
+        parents = trie.parents_of(begin, end) - part[level][0]  # (m')
+        codes = trie.codes[begin : end + 1]
+        chosen = gained.flatten(1).index_select(1, parents * gained.shape[2] + codes)
+        scores = scores.index_select(1, parents) + chosen
+        past = past.follow(rows_of(parents.expand(batch, -1), n_beams=tokens.shape[1]))
+        tokens = (first + codes).expand(batch, -1)
+    return scores + end_scores(network, target, tokens, memory, past=past)
 
 
-def _heads(attention: T5Attention, values: Tensor) -> Tensor:
-    """Split (B, T, H * d_kv) into (B, H, T, d_kv)."""
-    shape = (*values.shape[:2], attention.n_heads, attention.key_value_proj_dim)
-    return values.view(shape).transpose(1, 2)
+def level_scores(network: Network, target: Target, hidden: Tensor, *, level: int) -> Tensor:
+    """Give the log-probabilities of a level's codes, float32 (B, m, K).
+
+    From float32 products whatever the network's precision: probabilities of near items differ by
+    less than bfloat16 tells.
+    """
+    first = target.first_code[level]
+    codes = slice(first, first + target.trie.n_codes[level])
+    if target.normalise == "level":
+        return functional.linear(hidden, network.head[codes]).log_softmax(dim=2)
+    if network.dtype == torch.float32:
+        # Not `logsumexp`, which takes twice as long on a CPU.
+        return functional.linear(hidden, network.head).log_softmax(dim=2)[:, :, codes]
+    return functional.linear(hidden, network.head[codes]) - _rough_total(network, hidden)
 
 
-def _log_probabilities(model: T5ForConditionalGeneration, hidden: Tensor) -> Tensor:
-    """Give log-probabilities over the whole vocabulary, float32 (B, m, V)."""
-    # Versions of transformers before 5 know no `scale_decoder_outputs`: tied weights were the sign.
-    config = model.config
-    if getattr(config, "scale_decoder_outputs", config.tie_word_embeddings):
-        hidden = hidden * config.d_model**-0.5
-    # In the weights' own precision: probabilities of near items differ by less than bfloat16 tells.
-    with torch.autocast(hidden.device.type, enabled=False):
-        logits: Tensor = model.lm_head(hidden.to(model.lm_head.weight.dtype))
-    return logits.float().log_softmax(dim=-1)
+def end_scores(
+    network: Network, target: Target, tokens: Tensor, memory: Memory, *, past: Past
+) -> Tensor:
+    """Give the log-probability of the end after the last codes (B, m)."""
+    if target.normalise == "level":
+        return torch.zeros(tokens.shape, device=tokens.device)
+    hidden, _ = step(network, tokens, memory, past=past)
+    if network.dtype == torch.float32:
+        return functional.linear(hidden, network.head).log_softmax(dim=2)[:, :, target.eos]
+    end = functional.linear(hidden, network.head[target.eos, None])
+    return (end - _rough_total(network, hidden))[:, :, 0]
+
+
+def _rough_total(network: Network, hidden: Tensor) -> Tensor:
+    """Sum over the vocabulary in the network's precision, where roundings cancel: (B, m, 1)."""
+    logits = functional.linear(hidden.to(network.dtype), network.rough_head)
+    normed = logits.log_softmax(dim=2, dtype=torch.float32)
+    return logits[:, :, :1].float() - normed[:, :, :1]
+
+
+def rows_of(beams: Tensor, *, n_beams: int) -> Tensor:
+    """Give the rows in (B * n_beams) of beams (B, m): int64 (B * m)."""
+    offsets = torch.arange(len(beams), device=beams.device)[:, None] * n_beams
+    return (beams + offsets).flatten()

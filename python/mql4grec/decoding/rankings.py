@@ -16,7 +16,10 @@ class Rankings:
         items: int32 (U, M), item rows; -1 where a list is shorter than M.
         scores: float32 (U, M), log-probability (or what the ranking's source calls score);
             -inf where items is -1.
+        certified: bool (U), whether no item that was left out can have a higher score than the last
+            of the list; None where the source does not tell.
     """
 
     items: NDArray[np.int32]
     scores: NDArray[np.float32]
+    certified: NDArray[np.bool_] | None = None

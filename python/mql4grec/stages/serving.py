@@ -60,6 +60,9 @@ def rank(
         inputs=inputs,
         n_beams=n_beams,
         batch_size=settings.decoding.batch_size,
+        search=decoding.Search(
+            normalise=settings.decoding.normalise, exact=settings.decoding.exact
+        ),
         folder=folder,
         runtime=context.runtime,
         journal=context.journal,

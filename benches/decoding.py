@@ -1,0 +1,281 @@
+"""Speed of constrained decoding, ours and others', on the same model, users and items.
+
+    OMP_NUM_THREADS=1 python benches/decoding.py --users 256
+
+A T5 of the paper's size with random weights, seed 0, writes the text codes of Amazon Instruments:
+real codes and histories where `../shared/data` has them, made-up ones of the same size otherwise.
+The ways:
+
+    ours                  `decoding.recommend` in float32, in bfloat16, normalised by level
+    generate, processor   `transformers.generate` with our `TrieLogitsProcessor`
+    generate, dictionary  `generate` with the authors' trie: nested dictionaries, asked beam by beam
+    generate, free        `generate` without any constraint
+
+The bench fails if ours in float32, the processor and the dictionary do not find the same items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import LogitsProcessorList
+
+from mql4grec import decoding, language, recommender
+from mql4grec.catalog import Histories
+from mql4grec.codes import SemanticIds
+from mql4grec.config import LanguageSettings, RecommenderSettings
+from mql4grec.decoding import Search, TrieLogitsProcessor
+from mql4grec.decoding.device_trie import DeviceTrie
+from mql4grec.runtime import Runtime
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "Instruments"
+N_CODES, N_ITEMS, N_USERS = (256, 256, 256, 256), 6250, 17112
+N_BEAMS = 20
+SAME_ITEMS = 0.995  # of all places: float32 rounds differently in sums of other orders
+
+
+def main() -> None:
+    """Time every way on the same users, print the table, and check that the ways agree."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--users", type=int, default=256, help="users that ours ranks for")
+    parser.add_argument("--rival-users", type=int, default=64, help="users of the other ways")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeat", type=int, default=3, help="the fastest of so many is shown")
+    options = parser.parse_args()
+    world = World(options.device)
+    print(describe(options))
+    rows, found = [], {}
+    for name, way, users in world.ways(options):
+        inputs = tuple(part[users] for part in world.inputs)
+        way(tuple(part[:2] for part in inputs))  # warm up
+        seconds = min(timed(way, inputs, found, name) for _ in range(options.repeat))
+        rows.append((name, len(users) / seconds))
+        print(f"{name:32s} {rows[-1][1]:8.1f} users/s", flush=True)
+    slowest = dict(rows)["generate, dictionary"]
+    print(
+        "\n| way | users/s | ratio | same items | distinct items |\n| --- | --- | --- | --- | --- |"
+    )
+    for name, rate in rows:
+        same = agreement(found[name], found["generate, dictionary"])
+        distinct = len(np.unique(found[name][: options.rival_users]))
+        print(f"| {name} | {rate:.1f} | {rate / slowest:.1f} | {same:.4f} | {distinct} |")
+    for name in ("ours, float32", "generate, processor"):
+        same = agreement(found[name], found["generate, dictionary"])
+        if same < SAME_ITEMS:
+            raise SystemExit(f"{name}: expected the same items as the dictionary, got {same:.4f}")
+    print(f"\nshare of the trie in ours, float32: {world.trie_share(options):.2%}")
+
+
+def describe(options: argparse.Namespace) -> str:
+    """Tell what else the figures depend on."""
+    allocator = {name: os.environ.get(name, "unset") for name in ("MALLOC_ARENA_MAX", "LD_PRELOAD")}
+    seconds = "CPU seconds" if one_thread() else "seconds"
+    return (
+        f"{seconds}, {options.device}, {torch.get_num_threads()} threads, batches "
+        f"of {options.batch}, {N_BEAMS} beams, allocator {allocator}, torch {torch.__version__}"
+    )
+
+
+def timed(way: Callable[..., Any], inputs: Any, found: dict[str, Any], name: str) -> float:
+    """Run a way, keep what it found, and give its seconds: of the CPU, if that has one thread."""
+    clock = time.process_time if one_thread() else time.perf_counter
+    began = clock()
+    found[name] = way(inputs)
+    return clock() - began
+
+
+def one_thread() -> bool:
+    """Tell whether all work is done by one thread, so that its own time counts, not others'."""
+    return not torch.cuda.is_available() and torch.get_num_threads() == 1
+
+
+def agreement(items: NDArray[np.int32], others: NDArray[np.int32]) -> float:
+    """Give the share of items that are in both lists, of the users of both."""
+    pairs = list(zip(items, others, strict=False))
+    return float(np.mean([len(set(a.tolist()) & set(b.tolist())) / len(a) for a, b in pairs]))
+
+
+class World:
+    """A model, a trie, and users."""
+
+    def __init__(self, device: str) -> None:
+        """Build all three on a device."""
+        self.device = device
+        self.ids, histories = instruments() if DATA.is_dir() else made_up()
+        settings = LanguageSettings()
+        n_codes = {"text": self.ids.n_codes, "image": self.ids.n_codes}
+        self.vocabulary = language.build_vocabulary(settings, n_codes=n_codes)
+        image = SemanticIds("Bench", "image", self.ids.codes, self.ids.n_codes, self.ids.present)
+        ids = {"text": self.ids, "image": image}
+        corpus = language.build_corpus(self.vocabulary, histories, ids, settings)
+        users = np.random.default_rng(0).permutation(histories.n_users)
+        self.inputs = language.encode_histories(
+            corpus, histories.held_out(1), task="seqrec", users=users
+        )
+        self.model = recommender.build(self.vocabulary, RecommenderSettings(), seed=0).eval()
+        self.model.to(device)
+        self.trie = decoding.build_trie(self.ids)
+
+    def ways(self, options: argparse.Namespace) -> list[tuple[str, Callable[..., Any], Any]]:
+        """List every way: its name, what ranks, for which users."""
+        many = np.arange(min(options.users, len(self.inputs[0])))
+        few = many[: options.rival_users]
+        first = self.vocabulary.first_code["text"]
+        processor = TrieLogitsProcessor(self.trie, vocabulary=self.vocabulary, modality="text")
+        dictionary = DictionaryTrie(self.ids.codes[self.ids.present] + np.array(first), 0, 1)
+        constraint = {"logits_processor": LogitsProcessorList([processor])}
+        return [
+            ("ours, float32", self.ours(options), many),
+            ("ours, bfloat16", self.ours(options, precision="bf16"), many),
+            ("ours, float32, level", self.ours(options, normalise="level"), many),
+            ("ours, bfloat16, level", self.ours(options, "bf16", normalise="level"), many),
+            ("generate, processor", self.generate(options, **constraint), few),
+            (
+                "generate, dictionary",
+                self.generate(options, prefix_allowed_tokens_fn=dictionary.allowed),
+                few,
+            ),
+            ("generate, free", self.generate(options), few),
+        ]
+
+    def ours(
+        self, options: argparse.Namespace, precision: str = "fp32", **search: Any
+    ) -> Callable[..., Any]:
+        """Make our way."""
+        runtime = Runtime(device=self.device, precision=precision)
+
+        def rank(inputs: Any) -> NDArray[np.int32]:
+            return decoding.recommend(
+                self.model,
+                self.trie,
+                vocabulary=self.vocabulary,
+                modality="text",
+                inputs=inputs,
+                n_beams=N_BEAMS,
+                batch_size=options.batch,
+                search=Search(**search),
+                runtime=runtime,
+            ).items
+
+        return rank
+
+    def generate(self, options: argparse.Namespace, **constraint: Any) -> Callable[..., Any]:
+        """Make a way by `generate`, on users in order of their histories' lengths, as ours."""
+        first = np.array(self.vocabulary.first_code["text"])
+
+        def rank(inputs: Any) -> NDArray[np.int32]:
+            order = np.argsort(np.asarray(inputs[1]).sum(axis=1), kind="stable")
+            found = np.full((len(order), N_BEAMS), -1, np.int32)
+            for start in range(0, len(order), options.batch):
+                users = order[start : start + options.batch]
+                ids, mask = (torch.as_tensor(np.asarray(part)[users]) for part in inputs)
+                used = int(mask.sum(dim=1).max())
+                out = self.model.generate(
+                    input_ids=ids[:, :used].to(self.device),
+                    attention_mask=mask[:, :used].to(self.device),
+                    num_beams=N_BEAMS,
+                    num_return_sequences=N_BEAMS,
+                    max_new_tokens=len(first) + 1,
+                    length_penalty=0.0,
+                    do_sample=False,
+                    **constraint,
+                )
+                codes = np.zeros((len(out), len(first)), np.int64)
+                got = out[:, 1 : 1 + len(first)].cpu().numpy()
+                codes[:, : got.shape[1]] = got
+                codes = codes - first
+                spelt = ((codes >= 0) & (codes < np.array(self.ids.n_codes))).all(axis=1)
+                rows = self.trie.find(np.where(spelt[:, None], codes, 0).astype(np.uint16))
+                found[users] = np.where(spelt, rows, -1).reshape(-1, N_BEAMS)
+            return found
+
+        return rank
+
+    def trie_share(self, options: argparse.Namespace) -> float:
+        """Measure how much of our time on a CPU goes to listing children in the trie."""
+        plain, spent = DeviceTrie.slots, []
+
+        def slots(trie: DeviceTrie, nodes: Any, level: int) -> Any:
+            began = time.thread_time()
+            children, taken = plain(trie, nodes, level)
+            torch.where(taken, trie.codes[children], 0)  # what beam search does with them
+            spent.append(time.thread_time() - began)
+            return children, taken
+
+        inputs = tuple(part[: options.batch] for part in self.inputs)
+        rank = self.ours(options)
+        began = time.thread_time()
+        rank(inputs)
+        whole = time.thread_time() - began
+        DeviceTrie.slots = slots  # type: ignore[method-assign]
+        try:
+            rank(inputs)
+        finally:
+            DeviceTrie.slots = plain  # type: ignore[method-assign]
+        return sum(spent) / whole
+
+
+class DictionaryTrie:
+    """Nested dictionaries of tokens, as the authors describe their generation trie."""
+
+    def __init__(self, tokens: NDArray[np.int64], start: int, eos: int) -> None:
+        """Insert start, codes and eos of every item (N, L)."""
+        self.root: dict[int, Any] = {}
+        for row in tokens.tolist():
+            node = self.root
+            for token in (start, *row, eos):
+                node = node.setdefault(token, {})
+
+    def allowed(self, batch_id: int, sequence: torch.Tensor) -> list[int]:
+        """List the tokens that may follow a sequence, for `prefix_allowed_tokens_fn`."""
+        node = self.root
+        for token in sequence.tolist():
+            node = node.get(token, {})
+        return list(node) or [0]
+
+
+def instruments() -> tuple[SemanticIds, Histories]:
+    """Read the published picture codes, which are unique, as codes of the bench, and histories."""
+    index = json.loads((DATA / "Instruments.index_vitemb.json").read_text())
+    events = json.loads((DATA / "Instruments.inter.json").read_text())
+    spelt = [index[str(item)] for item in range(len(index))]
+    codes = np.array([[int(c.split("_")[1].rstrip(">")) for c in row] for row in spelt])
+    return shop(codes), histories_of([events[user] for user in events])
+
+
+def made_up() -> tuple[SemanticIds, Histories]:
+    """Draw codes, and histories as long as Instruments'."""
+    generator = np.random.default_rng(0)
+    packed = generator.choice(256**3, size=N_ITEMS, replace=False)
+    codes = np.stack([packed // 256**power % 256 for power in (2, 1, 0)], axis=1)
+    codes = np.concatenate([codes, generator.integers(256, size=(N_ITEMS, 1))], axis=1)
+    lengths = 5 + generator.geometric(1 / 4, size=N_USERS) - 1
+    return shop(codes), histories_of(
+        [generator.integers(N_ITEMS, size=length).tolist() for length in lengths]
+    )
+
+
+def shop(codes: NDArray[np.int64]) -> SemanticIds:
+    """Make the record of codes."""
+    present = np.ones(len(codes), bool)
+    return SemanticIds("Bench", "text", codes.astype(np.uint16), N_CODES, present)
+
+
+def histories_of(lists: list[list[int]]) -> Histories:
+    """Join lists of items."""
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return Histories(offsets=offsets, items=np.concatenate(lists).astype(np.int32))
+
+
+if __name__ == "__main__":
+    main()
