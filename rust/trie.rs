@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::codes::Codes;
 use crate::error::{Error, Result};
 use crate::sorting::{in_threads, useful_threads};
-use store::{words, Bytes, Code, Owned, Shape, Table};
+use store::{words, Bytes, Code, Marks, Owned, Shape, Table};
 use walk::{View, BLOCK, NONE};
 
 /// The node of no prefix at all: the answer to a step that does not exist.
@@ -42,16 +42,18 @@ pub const ROOT: i64 = 0;
 /// levels   0 1 3 6          nodes of depth d are levels[d] to below levels[d + 1]
 /// n_rows   3                rows that `codes` had; more than items in a restricted trie
 /// table    0 0 3 | 4 0 5    the node after two codes, 0 where there is none; see `Table`
+/// marks                     which codes follow the first nodes; see `Marks`
 /// ```
 ///
-/// The first three lie in `bytes` as they do in a file, which may be a mapped one. A million items
-/// of 4 x 256 codes take at most 10 bytes each: 4 for the row, 1 for the last code, and 5 for the
-/// prefix above it, if they do not share that.
+/// The first three lie in `bytes` as they do in a file, which may be a mapped one. Ten
+/// million items of 4 x 256 codes take at most 10 bytes each: 4 for the row, 1 for the last code, and
+/// 5 for the prefix above it, if they do not share that; all else takes 3 MB.
 #[derive(Clone)]
 pub struct CodeTrie {
     pub(crate) shape: Shape,
     pub(crate) bytes: Bytes,
     table: Table,
+    marks: Marks,
 }
 
 /// Codes that may follow each of a batch of prefixes, ascending.
@@ -91,24 +93,16 @@ impl CodeTrie {
         Self::around(shape, Arc::new(owned))
     }
 
-    /// Take bytes that have the length that `shape` wants, and fill the table from them.
+    /// Take bytes that have the length that `shape` wants, and fill table and marks from them.
+    /// O(nodes of the first three levels).
     pub(crate) fn around(shape: Shape, bytes: Bytes) -> Self {
-        let mut trie = Self { table: Table::new(&shape), shape, bytes };
-        let (depth, mut table) = (trie.table.depth, std::mem::take(&mut trie.table));
+        let (mut table, mut marks) = (Table::new(&shape), Marks::new(&shape));
+        let mut trie = Self { shape, bytes, table: Table::default(), marks: Marks::default() };
         ask!(trie, view => {
-            for (first, code) in (1_u32..).zip(view.children(0)) {
-                if depth == 1 {
-                    table.set([code.get(), 0], first);
-                    continue;
-                }
-                let start = view.edges(first).0;
-                let children = if depth == 2 { view.children(first) } else { &[] };
-                for (child, next) in (1..).zip(children) {
-                    table.set([code.get(), next.get()], start.saturating_add(child));
-                }
-            }
+            view.fill_table(&mut table);
+            view.fill_marks(&mut marks);
         });
-        trie.table = table;
+        (trie.table, trie.marks) = (table, marks);
         trie
     }
 
@@ -142,9 +136,10 @@ impl CodeTrie {
         &self.shape.levels
     }
 
-    /// Memory of header, arrays and table in bytes, mapped or not. O(1).
+    /// Memory of header, arrays, table and marks in bytes, mapped or not. O(1).
     pub fn nbytes(&self) -> usize {
-        self.shape.n_bytes() + 4 * (self.levels().len() + self.table.nodes.len())
+        let numbers = self.levels().len() + self.table.nodes.len();
+        self.shape.n_bytes() + 4 * numbers + self.marks.nbytes()
     }
 
     /// The bytes of `offsets`, numbers of 32 bits. O(1).
@@ -184,6 +179,7 @@ impl CodeTrie {
             codes: C::slice(self.code_array()),
             rows: words(self.row_bytes()),
             table: &self.table,
+            marks: &self.marks,
             first_leaf: self.shape.first_leaf(),
         }
     }
@@ -237,13 +233,7 @@ impl CodeTrie {
     pub fn mask(&self, nodes: &[i64], level: usize) -> Result<Vec<bool>> {
         let n_codes = self.codes_of(level)?;
         let nodes = self.of_level(nodes, level)?;
-        let mut mask = vec![false; nodes.len() * n_codes];
-        ask!(self, view => view.each(&nodes, mask.chunks_exact_mut(n_codes), |mask, code| {
-            if let Some(mark) = mask.get_mut(code) {
-                *mark = true;
-            }
-        }));
-        Ok(mask)
+        Ok(ask!(self, view => view.mask(&nodes, n_codes)))
     }
 
     /// The same marks as bits, (B, ceil(K / 8)): code c is bit c % 8, the lowest first, of byte
@@ -254,13 +244,7 @@ impl CodeTrie {
     pub fn mask_bits(&self, nodes: &[i64], level: usize) -> Result<Vec<u8>> {
         let width = self.codes_of(level)?.div_ceil(8);
         let nodes = self.of_level(nodes, level)?;
-        let mut mask = vec![0; nodes.len() * width];
-        ask!(self, view => view.each(&nodes, mask.chunks_exact_mut(width), |mask, code| {
-            if let Some(byte) = mask.get_mut(code / 8) {
-                *byte |= 1 << (code % 8);
-            }
-        }));
-        Ok(mask)
+        Ok(ask!(self, view => view.mask_bits(&nodes, width)))
     }
 
     fn codes_of(&self, level: usize) -> Result<usize> {

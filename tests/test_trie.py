@@ -208,8 +208,8 @@ def test_ten_million_items_take_at_most_ten_bytes_each() -> None:
 
     trie = CodeTrie(codes, [16, 80, 80, 256])
 
-    # Table, inner nodes above the last prefix, header: shares of an item that vanish with N.
-    small = 4 * 16 * 80 + 5 * (16 + 16 * 80) + 1000
+    # Table, nodes above the last prefix and their marks, header: they do not grow with the items.
+    small = 4 * 16 * 80 + (5 + 32) * (1 + 16 + 16 * 80) + 1000
     assert trie.nbytes <= 10 * n_items + small
 
 
@@ -222,6 +222,7 @@ def test_sizes(case: Case) -> None:
     assert trie.n_codes == list(case.n_codes)
     assert trie.n_nodes == len(case.nodes)
     fixed = 4 * (math.prod(case.n_codes[:2]) + trie.n_levels + 4) + HEADER + 3 * 64
+    fixed += 32 * trie.levels[3]  # marks of the nodes of three depths
     assert 0 < trie.nbytes <= 10 * trie.n_nodes + fixed
     assert repr(trie) == (
         f"CodeTrie(n_items={trie.n_items}, n_codes={trie.n_codes}, n_nodes={trie.n_nodes})"

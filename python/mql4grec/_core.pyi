@@ -179,7 +179,7 @@ class CodeTrie:
 
     @property
     def nbytes(self) -> int:
-        """Memory of header, arrays and table in bytes, mapped or not."""
+        """Memory in bytes, mapped or not: arrays, table, marks of the first levels, header."""
 
     def arrays(
         self,

@@ -244,5 +244,64 @@ impl Table {
     }
 }
 
+/// Which codes follow the nodes of the first levels, as 256 bits each: with the number of bits below
+/// it, a code leads to its node by one read, where a search among so many children would take eight
+/// reads and as many branches that nobody can predict. Nodes further down have few children.
+///
+/// Of the trie drawn at `CodeTrie`, if nodes had 4 bits, the lowest being that of code 0:
+///
+/// ```text
+/// 0b0011 0b0100 0b0101     of the nodes 0, 1, 2
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Marks(Vec<[u64; 4]>);
+
+/// The deepest nodes that have marks.
+const MARKED_DEPTH: usize = 2;
+/// The most bytes of marks for small tries.
+const SMALL_MARKS: usize = 1 << 14;
+/// The most bytes of marks per item beyond that.
+const MARK_BYTES_PER_ITEM: usize = 4;
+
+impl Marks {
+    /// No marks yet, for as many nodes as shall have some.
+    pub(crate) fn new(shape: &Shape) -> Self {
+        let limit = SMALL_MARKS.max(MARK_BYTES_PER_ITEM.saturating_mul(shape.n_items()));
+        let levels = shape.space.n_codes().iter().zip(&shape.levels[1..]).take(MARKED_DEPTH + 1);
+        let fits = levels.take_while(|&(&k, &end)| k <= 256 && end as usize <= limit / 32);
+        Self(vec![[0; 4]; fits.last().map_or(0, |(_, &end)| end as usize)])
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn nbytes(&self) -> usize {
+        32 * self.0.len()
+    }
+
+    pub(crate) fn get(&self, node: u32) -> Option<&[u64; 4]> {
+        self.0.get(node as usize)
+    }
+
+    /// Mark a code below 256 after a node that has marks.
+    pub(crate) fn set(&mut self, node: u32, code: u16) {
+        let word = self.0.get_mut(node as usize);
+        if let Some(word) = word.and_then(|bits| bits.get_mut(usize::from(code / 64))) {
+            *word |= 1 << (code % 64);
+        }
+    }
+}
+
+/// How many codes below this one are marked; None if it is not marked itself.
+pub(crate) fn rank(bits: &[u64; 4], code: u16) -> Option<u32> {
+    let (word, bit) = (usize::from(code / 64), code % 64);
+    if bits.get(word)? >> bit & 1 == 0 {
+        return None;
+    }
+    let whole = bits[..word].iter().map(|word| word.count_ones()).sum::<u32>();
+    Some(whole + (bits[word] & ((1 << bit) - 1)).count_ones())
+}
+
 /// Levels of an array on the stack.
 pub(crate) type PerLevel = [usize; MAX_LEVELS];

@@ -181,12 +181,31 @@ fn it_lies_in_memory_as_drawn() -> Result<()> {
     assert_eq!(trie.levels(), [0, 1, 3, 6]);
     assert_eq!(numbers(trie.row_bytes()), [1, 2, 0]);
     assert_eq!(trie.table(), (&[0, 0, 3, 4, 0, 5][..], &[2, 3][..]));
+    let marks = [0, 1, 2].map(|node| trie.marks.get(node).map(|bits| bits[0]));
+    assert_eq!(marks, [Some(0b0011), Some(0b0100), Some(0b0101)]);
+    assert_eq!(store::rank(&[0b0101, 0, 0, 1], 2), Some(1));
+    assert_eq!(store::rank(&[0b0101, 0, 0, 1], 192), Some(2));
+    assert_eq!(store::rank(&[0b0101, 0, 0, 1], 1), None);
+    assert_eq!(store::rank(&[0b0101, 0, 0, 1], 300), None);
     Ok(())
 }
 
 #[test]
 fn codes_of_two_bytes_lie_the_same_way() -> Result<()> {
     let trie = build(&[vec![1, 299], vec![0, 2], vec![1, 0]], &[2, 300])?;
+    assert_eq!((trie.marks.get(0).is_some(), trie.marks.get(1)), (true, None)); // 256 bits are few
+    let nodes = [2, NOWHERE];
+    let marked: Vec<usize> = trie
+        .mask(&nodes, 1)?
+        .iter()
+        .enumerate()
+        .filter(|(_, &mark)| mark)
+        .map(|(i, _)| i)
+        .collect();
+    assert_eq!(marked, [0, 299]);
+    let bits = trie.mask_bits(&nodes, 1)?;
+    assert_eq!((bits.len(), bits[0], bits[37]), (2 * 38, 1, 1 << 3));
+    assert_eq!(bits.iter().filter(|&&byte| byte != 0).count(), 2);
     assert_eq!(trie.code_bytes(), 2);
     assert_eq!(trie.code_array(), [0, 0, 1, 0, 2, 0, 0, 0, 43, 1]);
     assert_eq!(numbers(trie.offset_bytes()), [0, 2, 3, 5]);

@@ -5,13 +5,24 @@
 //! many reads from memory under way at once; one prefix after the other, from root to leaf, takes
 //! several times as long on a trie that is larger than the caches.
 
-use super::store::{read, Code, Table, Word};
+use super::store::{rank, read, Code, Marks, Table, Word};
 use super::Allowed;
 
 /// Prefixes walked together: their nodes and edges stay in the fastest cache.
 pub(crate) const BLOCK: usize = 512;
 /// The node of a prefix that no item has, while walking. Nodes are below it.
 pub(crate) const NONE: u32 = u32::MAX;
+
+/// The bits of each byte, the lowest first.
+const SPREAD: [[bool; 8]; 256] = {
+    let mut spread = [[false; 8]; 256];
+    let mut place = 0;
+    while place < 256 * 8 {
+        spread[place / 8][place % 8] = (place / 8) >> (place % 8) & 1 == 1;
+        place += 1;
+    }
+    spread
+};
 
 /// The arrays of a trie, read where they lie, with codes of one width.
 ///
@@ -22,6 +33,7 @@ pub(crate) struct View<'a, C> {
     pub(crate) codes: &'a [C],
     pub(crate) rows: &'a [Word],
     pub(crate) table: &'a Table,
+    pub(crate) marks: &'a Marks,
     pub(crate) first_leaf: usize,
 }
 
@@ -44,13 +56,32 @@ impl<C: Code> View<'_, C> {
         self.between(self.edges(node))
     }
 
-    /// O(log K).
-    fn search(&self, edges: (u32, u32), code: u16) -> u32 {
-        let children = self.between(edges);
-        let place = usize::from(code);
-        if children.get(place).is_some_and(|found| found.get() == code) {
-            return edges.0.saturating_add(u32::from(code) + 1); // no code below is left out
+    pub(crate) fn fill_table(&self, table: &mut Table) {
+        for (first, code) in (1_u32..).zip(self.children(0)) {
+            if table.depth == 1 {
+                table.set([code.get(), 0], first);
+                continue;
+            }
+            let (start, end) = self.edges(first);
+            let children = if table.depth == 2 { self.between((start, end)) } else { &[] };
+            for (child, next) in (1..).zip(children) {
+                table.set([code.get(), next.get()], start.saturating_add(child));
+            }
         }
+    }
+
+    pub(crate) fn fill_marks(&self, marks: &mut Marks) {
+        for node in 0..marks.len() as u32 {
+            self.children(node).iter().for_each(|code| marks.set(node, code.get()));
+        }
+    }
+
+    /// O(1) for the first levels, O(log K) below.
+    fn search(&self, node: u32, edges: (u32, u32), code: u16) -> u32 {
+        if let Some(bits) = self.marks.get(node) {
+            return rank(bits, code).map_or(NONE, |rank| edges.0.saturating_add(rank + 1));
+        }
+        let children = self.between(edges);
         // Halves without a branch: which half it is cannot be predicted.
         let (mut base, mut size) = (0, children.len());
         while size > 1 {
@@ -67,20 +98,51 @@ impl<C: Code> View<'_, C> {
     /// Follow one code from each node, `NONE` where there is none. O(B log K).
     pub(crate) fn step(&self, nodes: &[u32], codes: &[u16]) -> Vec<u32> {
         let edges: Vec<_> = nodes.iter().map(|&node| self.edges(node)).collect();
-        edges.iter().zip(codes).map(|(&edges, &code)| self.search(edges, code)).collect()
+        let steps = nodes.iter().zip(&edges).zip(codes);
+        steps.map(|((&node, &edges), &code)| self.search(node, edges, code)).collect()
     }
 
-    /// Do something with every code that may follow each node. O(B K).
-    pub(crate) fn each<T>(
-        &self,
-        nodes: &[u32],
-        outs: impl Iterator<Item = T>,
-        mut work: impl FnMut(&mut T, usize),
-    ) {
+    /// Mark the codes that may follow each node, `n_codes` marks each. O(B K).
+    pub(crate) fn mask(&self, nodes: &[u32], n_codes: usize) -> Vec<bool> {
         let edges: Vec<_> = nodes.iter().map(|&node| self.edges(node)).collect();
-        for (&edges, mut out) in edges.iter().zip(outs) {
-            self.between(edges).iter().for_each(|code| work(&mut out, usize::from(code.get())));
+        let mut mask = vec![false; nodes.len() * n_codes];
+        for ((&node, &edges), mask) in nodes.iter().zip(&edges).zip(mask.chunks_exact_mut(n_codes))
+        {
+            if let Some(bits) = self.marks.get(node) {
+                for (marks, word) in mask.chunks_mut(64).zip(bits) {
+                    for (marks, byte) in marks.chunks_mut(8).zip(word.to_le_bytes()) {
+                        marks.copy_from_slice(&SPREAD[usize::from(byte)][..marks.len()]);
+                    }
+                }
+                continue;
+            }
+            for code in self.between(edges) {
+                if let Some(mark) = mask.get_mut(usize::from(code.get())) {
+                    *mark = true;
+                }
+            }
         }
+        mask
+    }
+
+    /// The same as bits, `width` bytes each. O(B K).
+    pub(crate) fn mask_bits(&self, nodes: &[u32], width: usize) -> Vec<u8> {
+        let edges: Vec<_> = nodes.iter().map(|&node| self.edges(node)).collect();
+        let mut mask = vec![0; nodes.len() * width];
+        for ((&node, &edges), mask) in nodes.iter().zip(&edges).zip(mask.chunks_exact_mut(width)) {
+            if let Some(bits) = self.marks.get(node) {
+                for (bytes, word) in mask.chunks_mut(8).zip(bits) {
+                    bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
+                }
+                continue;
+            }
+            for code in self.between(edges) {
+                if let Some(byte) = mask.get_mut(usize::from(code.get() / 8)) {
+                    *byte |= 1 << (code.get() % 8);
+                }
+            }
+        }
+        mask
     }
 
     /// O(B (L log K + K)).
@@ -122,7 +184,7 @@ impl<C: Code> View<'_, C> {
             }
             let codes = prefixes.iter().skip(level).step_by(depth);
             for ((node, &edges), &code) in nodes.iter_mut().zip(&edges).zip(codes) {
-                *node = self.search(edges, code);
+                *node = self.search(*node, edges, code);
             }
         }
     }
