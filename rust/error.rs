@@ -207,14 +207,18 @@ pub enum Error {
     /// A file that was cut off or has something after its end.
     #[error("trie file: expected {expected} bytes, got {got}; save it again")]
     FileLength {
-        /// Bytes that the header promises.
-        expected: u128,
+        /// Bytes that the header promises, or that it takes itself.
+        expected: u64,
         /// Bytes found.
         got: usize,
     },
     /// A file whose bytes changed after it was written.
-    #[error("trie file: expected checksum {expected:016x}, got {got:016x}; save it again")]
+    #[error(
+        "trie file: expected checksum {expected:016x} of the {part}, got {got:016x}; save it again"
+    )]
     Checksum {
+        /// What it is of, header or arrays.
+        part: &'static str,
         /// The checksum in the file.
         expected: u64,
         /// The checksum of its bytes.

@@ -1,8 +1,9 @@
 //! The binding: numpy arrays in and out, errors as `ValueError`, the GIL released around the work.
 //! It does nothing else. Arrays that do not lie in C order are copied first.
 
+mod trie;
+
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
 
 use numpy::ndarray::{Array2, Dimension, Ix1, Ix2, Ix3};
 use numpy::{
@@ -16,7 +17,6 @@ use crate::codes::{CodeSpace, Codes};
 use crate::collision::{self, Keep, Plan, Policy, Reassign, Resolution, RowRules};
 use crate::distances::{DistanceTensor, Latents, RowList, Table};
 use crate::error::Error;
-use crate::trie;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -275,168 +275,12 @@ fn resolve_collisions_from_latents<'py>(
     to_resolved(py, (codes.shape[0], codes.shape[1]), resolution)
 }
 
-/// The trie of the semantic IDs that exist; never changes once built.
-///
-/// The memory layout is that of the trie that it holds.
-#[pyclass(frozen, module = "mql4grec._core")]
-struct CodeTrie {
-    trie: trie::CodeTrie,
-}
-
-#[pymethods]
-impl CodeTrie {
-    #[new]
-    #[pyo3(signature = (codes, n_codes))]
-    fn new(py: Python<'_>, codes: &Bound<'_, PyAny>, n_codes: Vec<usize>) -> PyResult<Self> {
-        let codes = Argument::<u16, Ix2>::new("codes", codes)?;
-        let data = codes.values();
-        let trie = py.detach(|| {
-            let table = Codes::new(&data, codes.shape[1])?;
-            trie::CodeTrie::new(table, CodeSpace::new(&n_codes)?)
-        })?;
-        Ok(Self { trie })
-    }
-
-    /// Read a trie from a file.
-    #[staticmethod]
-    #[pyo3(signature = (path, /))]
-    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let bytes = py.detach(|| std::fs::read(&path)).map_err(|error| with_path(error, &path))?;
-        Ok(Self { trie: py.detach(|| trie::CodeTrie::from_bytes(&bytes))? })
-    }
-
-    /// Write the trie to a file.
-    #[pyo3(signature = (path, /))]
-    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| std::fs::write(&path, self.trie.to_bytes()))
-            .map_err(|error| with_path(error, &path))
-    }
-
-    /// Node of the empty prefix.
-    #[getter]
-    fn root(&self) -> i64 {
-        trie::ROOT
-    }
-
-    /// Number of items.
-    #[getter]
-    fn n_items(&self) -> usize {
-        self.trie.n_items()
-    }
-
-    /// Number of levels L.
-    #[getter]
-    fn n_levels(&self) -> usize {
-        self.trie.n_levels()
-    }
-
-    /// Number of nodes, root and leaves included.
-    #[getter]
-    fn n_nodes(&self) -> usize {
-        self.trie.n_nodes()
-    }
-
-    /// Number of codes K of each level.
-    #[getter]
-    fn n_codes(&self) -> Vec<usize> {
-        self.trie.n_codes().to_vec()
-    }
-
-    /// Memory of the arrays in bytes.
-    #[getter]
-    fn nbytes(&self) -> usize {
-        self.trie.nbytes()
-    }
-
-    /// Copies of the arrays (offsets, codes, rows), for walking the trie elsewhere.
-    fn arrays<'py>(&self, py: Python<'py>) -> (Rows<'py>, Bound<'py, PyArray1<u16>>, Rows<'py>) {
-        let (offsets, codes, rows) = self.trie.arrays();
-        let wide =
-            |values: &[u32]| values.iter().map(|&value| i64::from(value)).collect::<Vec<_>>();
-        let codes = codes.to_vec().into_pyarray(py);
-        (wide(offsets).into_pyarray(py), codes, wide(rows).into_pyarray(py))
-    }
-
-    /// Codes that may follow each prefix: (offsets, codes).
-    #[pyo3(signature = (prefixes, /))]
-    fn allowed<'py>(
-        &self,
-        py: Python<'py>,
-        prefixes: &Bound<'py, PyAny>,
-    ) -> PyResult<(Rows<'py>, Bound<'py, PyArray1<u16>>)> {
-        let prefixes = Argument::<u16, Ix2>::new("prefixes", prefixes)?;
-        let (values, shape) = (prefixes.values(), &prefixes.shape);
-        let allowed = py.detach(|| self.trie.allowed(&values, shape[0], shape[1]))?;
-        Ok((to_rows(py, &allowed.offsets), allowed.codes.into_pyarray(py)))
-    }
-
-    /// Codes of one level that may follow each node, as a mask.
-    #[pyo3(signature = (nodes, level=None))]
-    fn mask<'py>(
-        &self,
-        py: Python<'py>,
-        nodes: &Bound<'py, PyAny>,
-        level: Option<usize>,
-    ) -> PyResult<Bound<'py, PyArray2<bool>>> {
-        let nodes = Argument::<i64, Ix1>::new("nodes", nodes)?;
-        let values = nodes.values();
-        let (level, mask) = py.detach(|| {
-            let level = level.map_or_else(|| self.trie.level_of(&values), Ok)?;
-            Ok::<_, Error>((level, self.trie.mask(&values, level)?))
-        })?;
-        to_table(py, (values.len(), self.trie.n_codes()[level]), mask)
-    }
-
-    /// Node after one more code, -1 where there is none.
-    #[pyo3(signature = (nodes, codes, /))]
-    fn step<'py>(
-        &self,
-        py: Python<'py>,
-        nodes: &Bound<'py, PyAny>,
-        codes: &Bound<'py, PyAny>,
-    ) -> PyResult<Rows<'py>> {
-        let nodes = Argument::<i64, Ix1>::new("nodes", nodes)?;
-        let codes = Argument::<u16, Ix1>::new("codes", codes)?;
-        let (nodes, codes) = (nodes.values(), codes.values());
-        Ok(py.detach(|| self.trie.step(&nodes, &codes))?.into_pyarray(py))
-    }
-
-    /// Row of each semantic ID, -1 where no item has it.
-    #[pyo3(signature = (codes, /))]
-    fn find<'py>(&self, py: Python<'py>, codes: &Bound<'py, PyAny>) -> PyResult<Rows<'py>> {
-        let codes = Argument::<u16, Ix2>::new("codes", codes)?;
-        let data = codes.values();
-        let found = py.detach(|| self.trie.find(Codes::new(&data, codes.shape[1])?))?;
-        Ok(found.into_pyarray(py))
-    }
-
-    /// The trie of some items, given by row or by mark; rows keep their numbers.
-    #[pyo3(signature = (rows, /))]
-    fn restrict(&self, py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let marks = match Argument::<bool, Ix1>::new("rows", rows) {
-            Ok(marks) => marks.values().into_owned(),
-            Err(_) => self.trie.marks(&Argument::<i64, Ix1>::new("rows", rows)?.values())?,
-        };
-        Ok(Self { trie: py.detach(|| self.trie.restrict(&marks))? })
-    }
-
-    fn __repr__(&self) -> String {
-        let (n_items, n_codes) = (self.n_items(), self.n_codes());
-        format!("CodeTrie(n_items={n_items}, n_codes={n_codes:?}, n_nodes={})", self.n_nodes())
-    }
-}
-
-/// Keep the kind, which chooses the Python exception, and say which file it was.
-fn with_path(error: std::io::Error, path: &Path) -> PyErr {
-    std::io::Error::new(error.kind(), format!("`{}`: {error}", path.display())).into()
-}
-
 /// Rust core of mql4grec: collisions of semantic IDs and the trie of those that exist.
 #[pymodule]
 mod _core {
     #[pymodule_export]
     use super::{
         count_prefixes, find_collisions, resolve_collisions, resolve_collisions_from_latents,
-        CodeTrie,
+        trie::CodeTrie,
     };
 }

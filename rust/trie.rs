@@ -3,9 +3,20 @@
 //!
 //! Every question is asked for a batch: once per decoding step for all beams, never beam by beam.
 
-use crate::codes::{CodeSpace, Codes};
+mod build;
+mod restrict;
+pub(crate) mod store;
+mod walk;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::codes::Codes;
 use crate::error::{Error, Result};
-use crate::sorting::Sorted;
+use crate::sorting::{in_threads, useful_threads};
+use store::{words, Bytes, Code, Marks, Owned, Shape, Table};
+use walk::{View, BLOCK, NONE};
 
 /// The node of no prefix at all: the answer to a step that does not exist.
 pub const NOWHERE: i64 = -1;
@@ -27,18 +38,22 @@ pub const ROOT: i64 = 0;
 ///
 /// codes    0 1 | 2 | 0 2    the code that leads to node 1, 2 | 3 | 4, 5
 /// offsets  0     2   3   5  children of node n are nodes offsets[n] + 1 to offsets[n + 1]
-/// levels   0 1 3 6          nodes of depth d are levels[d] to below levels[d + 1]
 /// rows     1 2 0            the item at leaf 3, 4, 5
+/// levels   0 1 3 6          nodes of depth d are levels[d] to below levels[d + 1]
 /// n_rows   3                rows that `codes` had; more than items in a restricted trie
+/// table    0 0 3 | 4 0 5    the node after two codes, 0 where there is none; see `Table`
+/// marks                     which codes follow the first nodes; see `Marks`
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// The first three lie in `bytes` as they do in a file, which may be a mapped one. Ten
+/// million items of 4 x 256 codes take at most 10 bytes each: 4 for the row, 1 for the last code, and
+/// 5 for the prefix above it, if they do not share that; all else takes 3 MB.
+#[derive(Clone)]
 pub struct CodeTrie {
-    pub(crate) space: CodeSpace,
-    pub(crate) n_rows: u32,
-    pub(crate) levels: Vec<u32>,
-    pub(crate) offsets: Vec<u32>,
-    pub(crate) codes: Vec<u16>,
-    pub(crate) rows: Vec<u32>,
+    pub(crate) shape: Shape,
+    pub(crate) bytes: Bytes,
+    table: Table,
+    marks: Marks,
 }
 
 /// Codes that may follow each of a batch of prefixes, ascending.
@@ -52,131 +67,135 @@ pub struct CodeTrie {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowed {
     /// Where each prefix's codes start, and where the last end, (B + 1).
-    pub offsets: Vec<usize>,
+    pub offsets: Vec<i64>,
     /// The codes, prefix after prefix.
     pub codes: Vec<u16>,
 }
 
-impl CodeTrie {
-    /// Build the trie of a table of distinct semantic IDs. O(N L + N log N).
-    ///
-    /// # Errors
-    /// If the codes do not fit the space, two rows are alike, or there are over 2^32 - 1 nodes.
-    pub fn new(codes: Codes<'_>, space: CodeSpace) -> Result<Self> {
-        space.check(codes)?;
-        let sorted = Sorted::new(codes, &space, 1);
-        let twins = sorted.runs(0..sorted.len()).filter(|run| run.len() > 1);
-        if let Some((first, second)) =
-            twins.map(|run| (sorted.row(run.start), sorted.row(run.start + 1))).min()
-        {
-            return Err(Error::DuplicateRows { first, second });
+/// Ask a question of the arrays, whose codes have one byte or two.
+macro_rules! ask {
+    ($trie:expr, $view:ident => $answer:expr) => {
+        match $trie.shape.code_bytes() {
+            1 => {
+                let $view = $trie.view::<u8>();
+                $answer
+            }
+            _ => {
+                let $view = $trie.view::<[u8; 2]>();
+                $answer
+            }
         }
-        let rows = (0..sorted.len()).map(|place| node_id(sorted.row(place)));
-        let rows = rows.collect::<Result<Vec<u32>>>()?;
-        drop(sorted);
-        let items = rows.iter().map(|&row| codes.row(row as usize));
-        Self::from_sorted(items.collect(), rows.clone(), space, node_id(codes.n_rows())?)
+    };
+}
+
+impl CodeTrie {
+    fn of(shape: Shape, owned: Owned) -> Self {
+        Self::around(shape, Arc::new(owned))
     }
 
-    /// Build from distinct semantic IDs in ascending order and their rows.
-    fn from_sorted(
-        items: Vec<&[u16]>,
-        rows: Vec<u32>,
-        space: CodeSpace,
-        n_rows: u32,
-    ) -> Result<Self> {
-        let n_levels = space.n_levels();
-        // How many codes an item shares with the one before it: it adds the nodes that are deeper.
-        let shared: Vec<usize> = (0..items.len())
-            .map(|i| match i {
-                0 => 0,
-                _ => items[i - 1].iter().zip(items[i]).take_while(|(a, b)| a == b).count(),
-            })
-            .collect();
-        let (mut levels, mut offsets, mut codes) = (vec![0, 1], Vec::new(), Vec::new());
-        for depth in 0..n_levels {
-            for (i, (&shared, item)) in shared.iter().zip(&items).enumerate() {
-                if i == 0 || shared < depth {
-                    offsets.push(node_id(codes.len())?);
-                }
-                if i == 0 || shared <= depth {
-                    codes.push(item[depth]);
-                }
-            }
-            levels.push(node_id(codes.len() + 1)?);
-        }
-        if items.is_empty() {
-            offsets.push(0);
-        }
-        offsets.push(node_id(codes.len())?);
-        Ok(Self { space, n_rows, levels, offsets, codes, rows })
+    /// Take bytes that have the length that `shape` wants, and fill table and marks from them.
+    /// O(nodes of the first three levels).
+    pub(crate) fn around(shape: Shape, bytes: Bytes) -> Self {
+        let (mut table, mut marks) = (Table::new(&shape), Marks::new(&shape));
+        let mut trie = Self { shape, bytes, table: Table::default(), marks: Marks::default() };
+        ask!(trie, view => {
+            view.fill_table(&mut table);
+            view.fill_marks(&mut marks);
+        });
+        (trie.table, trie.marks) = (table, marks);
+        trie
     }
 
     /// The number of codes K of each level. O(1).
     pub fn n_codes(&self) -> &[usize] {
-        self.space.n_codes()
+        self.shape.space.n_codes()
     }
 
     /// The number of levels L. O(1).
     pub fn n_levels(&self) -> usize {
-        self.space.n_levels()
+        self.shape.space.n_levels()
     }
 
     /// The number of items, which is the number of leaves. O(1).
     pub fn n_items(&self) -> usize {
-        self.rows.len()
+        self.shape.n_items()
     }
 
     /// The number of rows of the table that the trie, or the one it was cut from, was built from. O(1).
     pub fn n_rows(&self) -> usize {
-        self.n_rows as usize
+        self.shape.n_rows as usize
     }
 
     /// The number of nodes, root and leaves included. O(1).
     pub fn n_nodes(&self) -> usize {
-        self.codes.len() + 1
+        self.shape.n_nodes()
     }
 
-    /// Memory of the arrays in bytes. O(1).
+    /// Where the nodes of each depth start, and where the leaves end, (L + 2). O(1).
+    pub fn levels(&self) -> &[u32] {
+        &self.shape.levels
+    }
+
+    /// Memory of header, arrays, table and marks in bytes, mapped or not. O(1).
     pub fn nbytes(&self) -> usize {
-        4 * (self.levels.len() + self.offsets.len() + self.rows.len()) + 2 * self.codes.len()
+        let numbers = self.levels().len() + self.table.nodes.len();
+        self.shape.n_bytes() + 4 * numbers + self.marks.nbytes()
     }
 
-    /// The arrays `offsets`, `codes` and `rows` drawn above, for walking elsewhere. O(1).
-    pub fn arrays(&self) -> (&[u32], &[u16], &[u32]) {
-        (&self.offsets, &self.codes, &self.rows)
+    /// The bytes of `offsets`, numbers of 32 bits. O(1).
+    pub fn offset_bytes(&self) -> &[u8] {
+        self.array(self.shape.offsets())
     }
 
-    /// The code that leads to each child of a node; none for a leaf. O(1).
-    fn children(&self, node: usize) -> &[u16] {
-        match self.offsets.get(node..node + 2) {
-            Some(&[from, to]) => &self.codes[from as usize..to as usize],
-            _ => &[],
+    /// The bytes of `codes`, each of `code_bytes`. O(1).
+    pub fn code_array(&self) -> &[u8] {
+        self.array(self.shape.codes())
+    }
+
+    /// The bytes of `rows`, numbers of 32 bits. O(1).
+    pub fn row_bytes(&self) -> &[u8] {
+        self.array(self.shape.rows())
+    }
+
+    /// Bytes per code: 1 if every level has at most 256 codes, else 2. O(1).
+    pub fn code_bytes(&self) -> usize {
+        self.shape.code_bytes()
+    }
+
+    /// The node after the first codes, and K of the one or two levels that it is a table of; no
+    /// level where K is too large for the number of items. O(1).
+    pub fn table(&self) -> (&[u32], &[usize]) {
+        (&self.table.nodes, &self.n_codes()[..self.table.depth])
+    }
+
+    fn array(&self, range: Range<usize>) -> &[u8] {
+        // Never shorter than the shape says; a file that has shrunk since is the one way.
+        (*self.bytes).as_ref().get(range).unwrap_or_default()
+    }
+
+    fn view<C: Code>(&self) -> View<'_, C> {
+        View {
+            offsets: words(self.offset_bytes()),
+            codes: C::slice(self.code_array()),
+            rows: words(self.row_bytes()),
+            table: &self.table,
+            marks: &self.marks,
+            first_leaf: self.shape.first_leaf(),
         }
     }
 
-    /// O(log K).
-    fn child(&self, node: usize, code: u16) -> Option<usize> {
-        let place = self.children(node).binary_search(&code).ok()?;
-        Some(self.offsets[node] as usize + place + 1)
-    }
-
-    /// O(L log K).
-    fn descend(&self, prefix: &[u16]) -> Option<usize> {
-        prefix.iter().try_fold(0, |node, &code| self.child(node, code))
-    }
-
-    fn node(&self, position: usize, node: i64) -> Result<Option<usize>> {
-        let last = self.codes.len();
-        match usize::try_from(node) {
-            Ok(node) if node <= last => Ok(Some(node)),
-            _ if node == NOWHERE => Ok(None),
+    /// The node of a number, `NONE` for -1.
+    fn node(&self, position: usize, node: i64) -> Result<u32> {
+        let last = self.n_nodes() - 1;
+        match u32::try_from(node) {
+            Ok(id) if id as usize <= last => Ok(id),
+            _ if node == NOWHERE => Ok(NONE),
             _ => Err(Error::NoSuchNode { position, node, last }),
         }
     }
 
-    fn depth(&self, node: usize) -> usize {
-        self.levels.partition_point(|&start| start as usize <= node).saturating_sub(1)
+    fn depth(&self, node: u32) -> usize {
+        self.levels().partition_point(|&start| start <= node).saturating_sub(1)
     }
 
     /// List the codes that may follow each prefix of a batch of B prefixes of `depth` codes, which
@@ -189,14 +208,7 @@ impl CodeTrie {
             return Err(Error::PrefixLength { n_levels: self.n_levels(), got: depth });
         }
         check_table("prefixes", prefixes, n_prefixes, depth)?;
-        let mut allowed = Allowed { offsets: vec![0], codes: Vec::new() };
-        for i in 0..n_prefixes {
-            if let Some(node) = self.descend(&prefixes[i * depth..(i + 1) * depth]) {
-                allowed.codes.extend_from_slice(self.children(node));
-            }
-            allowed.offsets.push(allowed.codes.len());
-        }
-        Ok(allowed)
+        Ok(ask!(self, view => view.allowed(prefixes, n_prefixes, depth)))
     }
 
     /// The level whose codes follow the nodes of a batch, told by the first that exists. O(B).
@@ -205,7 +217,8 @@ impl CodeTrie {
     /// If every node is -1, so that none tells it, or one does not exist.
     pub fn level_of(&self, nodes: &[i64]) -> Result<usize> {
         for (position, &node) in nodes.iter().enumerate() {
-            if let Some(node) = self.node(position, node)? {
+            let node = self.node(position, node)?;
+            if node != NONE {
                 return Ok(self.depth(node));
             }
         }
@@ -218,23 +231,35 @@ impl CodeTrie {
     /// # Errors
     /// If the level is none from which a code can be chosen, or a node is not of this level.
     pub fn mask(&self, nodes: &[i64], level: usize) -> Result<Vec<bool>> {
-        let Some(&n_codes) = self.n_codes().get(level) else {
-            return Err(Error::NoSuchLevel { last: self.n_levels() - 1, got: level });
+        let n_codes = self.codes_of(level)?;
+        let nodes = self.of_level(nodes, level)?;
+        Ok(ask!(self, view => view.mask(&nodes, n_codes)))
+    }
+
+    /// The same marks as bits, (B, ceil(K / 8)): code c is bit c % 8, the lowest first, of byte
+    /// c / 8. O(B K).
+    ///
+    /// # Errors
+    /// As `mask`.
+    pub fn mask_bits(&self, nodes: &[i64], level: usize) -> Result<Vec<u8>> {
+        let width = self.codes_of(level)?.div_ceil(8);
+        let nodes = self.of_level(nodes, level)?;
+        Ok(ask!(self, view => view.mask_bits(&nodes, width)))
+    }
+
+    fn codes_of(&self, level: usize) -> Result<usize> {
+        let last = self.n_levels() - 1;
+        self.n_codes().get(level).copied().ok_or(Error::NoSuchLevel { last, got: level })
+    }
+
+    /// Nodes that all are of a level, or none.
+    fn of_level(&self, nodes: &[i64], level: usize) -> Result<Vec<u32>> {
+        let own = self.levels()[level]..self.levels()[level + 1];
+        let check = |(position, &id): (usize, &i64)| match self.node(position, id)? {
+            node if node == NONE || own.contains(&node) => Ok(node),
+            node => Err(Error::MixedLevels { expected: level, node: id, got: self.depth(node) }),
         };
-        let mut mask = vec![false; nodes.len() * n_codes];
-        for (position, &id) in nodes.iter().enumerate() {
-            let Some(node) = self.node(position, id)? else {
-                continue;
-            };
-            if self.depth(node) != level {
-                let got = self.depth(node);
-                return Err(Error::MixedLevels { expected: level, node: id, got });
-            }
-            for &code in self.children(node) {
-                mask[position * n_codes + usize::from(code)] = true;
-            }
-        }
-        Ok(mask)
+        nodes.iter().enumerate().map(check).collect()
     }
 
     /// Follow one code from each node, (B); -1 where no item has that prefix. O(B log K).
@@ -246,49 +271,30 @@ impl CodeTrie {
             let (expected, got) = (nodes.len(), codes.len());
             return Err(Error::BatchLength { what: "codes", expected, got });
         }
-        let pairs = nodes.iter().zip(codes).enumerate();
-        pairs
-            .map(|(position, (&node, &code))| {
-                let child = self.node(position, node)?.and_then(|node| self.child(node, code));
-                Ok(child.map_or(NOWHERE, |child| child as i64))
-            })
-            .collect()
+        let nodes = nodes.iter().enumerate().map(|(position, &node)| self.node(position, node));
+        let nodes = nodes.collect::<Result<Vec<u32>>>()?;
+        Ok(ask!(self, view => view.step(&nodes, codes)).into_iter().map(node_number).collect())
     }
 
     /// Find the row of each semantic ID of a batch, (B); -1 where no item has it. O(B L log K).
     ///
     /// # Errors
     /// If the batch has another number of levels.
-    pub fn find(&self, batch: Codes<'_>) -> Result<Vec<i64>> {
-        if batch.n_levels() != self.n_levels() {
-            return Err(Error::LevelCount {
-                what: "codes",
-                expected: self.n_levels(),
-                got: batch.n_levels(),
-            });
+    pub fn find(&self, batch: Codes<'_>, n_threads: usize) -> Result<Vec<i64>> {
+        let n_levels = self.n_levels();
+        if batch.n_levels() != n_levels {
+            let (expected, got) = (n_levels, batch.n_levels());
+            return Err(Error::LevelCount { what: "codes", expected, got });
         }
-        let first_leaf = self.n_nodes() - self.n_items();
-        let row = |codes: &[u16]| match self.descend(codes) {
-            Some(leaf) => i64::from(self.rows[leaf - first_leaf]),
-            None => NOWHERE,
-        };
-        Ok((0..batch.n_rows()).map(|i| row(batch.row(i))).collect())
-    }
-
-    /// Cut out the trie of those items whose row is marked, (`n_rows`); rows keep their numbers.
-    /// O(N L).
-    ///
-    /// # Errors
-    /// If `keep` does not have one mark per row.
-    pub fn restrict(&self, keep: &[bool]) -> Result<Self> {
-        if keep.len() != self.n_rows() {
-            let (expected, got) = (format!("({},)", self.n_rows), format!("({},)", keep.len()));
-            return Err(Error::Shape { what: "rows".to_owned(), expected, got });
-        }
-        let table = self.table();
-        let kept = table.chunks_exact(self.n_levels()).zip(&self.rows);
-        let (items, rows) = kept.filter(|(_, &row)| keep[row as usize]).unzip();
-        Self::from_sorted(items, rows, self.space.clone(), self.n_rows)
+        let n_threads = useful_threads(n_threads, batch.n_rows());
+        let mut found = vec![NOWHERE; batch.n_rows()];
+        let each = batch.n_rows().div_ceil(n_threads).max(1);
+        let shares = batch.data().chunks(each * n_levels).zip(found.chunks_mut(each));
+        in_threads(shares.collect(), n_threads, |(table, found): (&[u16], &mut [i64])| {
+            let blocks = table.chunks(BLOCK * n_levels).zip(found.chunks_mut(BLOCK));
+            ask!(self, view => blocks.for_each(|(table, found)| view.find(table, n_levels, found)));
+        });
+        Ok(found)
     }
 
     /// Mark rows by number, as `restrict` wants it. O(N + number of rows).
@@ -303,30 +309,29 @@ impl CodeTrie {
         }
         Ok(marks)
     }
+}
 
-    /// The semantic IDs at the leaves, in order: every inner node writes its children's codes over
-    /// the leaves below it.
-    fn table(&self) -> Vec<u16> {
-        let (n_levels, n_items) = (self.n_levels(), self.n_items());
-        let mut table = vec![0; n_items * n_levels];
-        let mut below = vec![1; n_items]; // leaves below each node of the level at hand
-        for level in (0..n_levels).rev() {
-            let (from, to) = (self.levels[level] as usize, self.levels[level + 1] as usize);
-            let edges = &self.codes[to - 1..to - 1 + below.len()];
-            let leaves =
-                edges.iter().zip(&below).flat_map(|(&code, &n)| std::iter::repeat_n(code, n));
-            for (row, code) in table.chunks_exact_mut(n_levels).zip(leaves) {
-                row[level] = code;
-            }
-            below = (from..to)
-                .map(|node| {
-                    let (first, end) =
-                        (self.offsets[node] as usize, self.offsets[node + 1] as usize);
-                    below[first + 1 - to..end + 1 - to].iter().sum()
-                })
-                .collect();
-        }
-        table
+impl PartialEq for CodeTrie {
+    fn eq(&self, other: &Self) -> bool {
+        let arrays = |trie: &Self| {
+            [trie.offset_bytes(), trie.code_array(), trie.row_bytes()]
+                == [other.offset_bytes(), other.code_array(), other.row_bytes()]
+        };
+        self.shape == other.shape && arrays(self)
+    }
+}
+
+impl fmt::Debug for CodeTrie {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("CodeTrie").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+fn node_number(node: u32) -> i64 {
+    if node == NONE {
+        NOWHERE
+    } else {
+        i64::from(node)
     }
 }
 

@@ -1,53 +1,134 @@
-//! A trie as bytes: little-endian, versioned, and checked so that what is read is a trie or an error.
+//! A trie as a file: little-endian, versioned, and laid out so that it can be mapped and used as it
+//! is. What is read is a trie or an error.
 //!
 //! The trie drawn at `CodeTrie`, with its three items and K = (2, 3):
 //!
 //! ```text
 //! bytes        content
 //! 0..7         "MQLTRIE"
-//! 7            version, 1
+//! 7            version, 2
 //! 8..16        L = 2
 //! 16..24       n_rows = 3
-//! 24..40       n_codes = 2 3           L numbers
-//! 40..72       levels = 0 1 3 6        L + 2 numbers; they tell how long the arrays are
-//! 72..88       offsets = 0 2 3 5       32 bits each
-//! 88..98       codes = 0 1 2 0 2       16 bits each
-//! 98..110      rows = 1 2 0            32 bits each
-//! 110..118     checksum of all before  FNV-1a
+//! 24..88       n_codes = 2 3 0 0 ...       8 numbers, those beyond L are 0
+//! 88..168      levels = 0 1 3 6 0 0 ...    10 numbers, those beyond L + 2 are 0
+//! 168..176     bytes of the file = 384
+//! 176..184     checksum of the arrays      of all from byte 192 on
+//! 184..192     checksum of the header      of bytes 0..184
+//! 192..208     offsets = 0 2 3 5           32 bits each
+//! 256..261     codes = 0 1 2 0 2           8 bits each; 16 if a level has more than 256 codes
+//! 320..332     rows = 1 2 0                32 bits each
 //! ```
 //!
-//! Numbers are of 64 bits where nothing else is said.
+//! Numbers are of 64 bits where nothing else is said; between and after the arrays there are zeros,
+//! up to a multiple of 64 bytes. The header is always checked, also against the length of the file;
+//! the arrays where one asks for it, as that reads the whole file. Arrays that were not verified can
+//! give wrong answers, but nothing is ever read outside of them.
 
 use crate::codes::{CodeSpace, MAX_LEVELS, MIN_LEVELS};
 use crate::error::{Error, Result};
+use crate::trie::store::{read, words, Bytes, Code, Shape, HEADER_BYTES};
 use crate::trie::CodeTrie;
 
 const MAGIC: &[u8; 7] = b"MQLTRIE";
-const VERSION: u8 = 1;
-const CHECKSUM_BYTES: usize = 8;
+const VERSION: u8 = 2;
+/// Bytes of the header that its checksum covers.
+const CHECKED_BYTES: usize = HEADER_BYTES - 8;
 
 impl CodeTrie {
-    /// Write the trie as bytes. O(N L).
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.push(VERSION);
-        let mut number = |number: u64| bytes.extend(number.to_le_bytes());
-        number(self.n_levels() as u64);
-        number(u64::from(self.n_rows));
-        self.n_codes().iter().for_each(|&k| number(k as u64));
-        self.levels.iter().for_each(|&start| number(u64::from(start)));
-        bytes.extend(self.offsets.iter().flat_map(|value| value.to_le_bytes()));
-        bytes.extend(self.codes.iter().flat_map(|value| value.to_le_bytes()));
-        bytes.extend(self.rows.iter().flat_map(|value| value.to_le_bytes()));
-        seal(bytes)
+    /// Write the trie as a file's bytes: the header, and all that follows it. O(N L).
+    pub fn to_parts(&self) -> (Vec<u8>, &[u8]) {
+        let arrays = (*self.bytes).as_ref().get(HEADER_BYTES..).unwrap_or_default();
+        let padded = |values: &mut dyn Iterator<Item = u64>, n| {
+            let values: Vec<u64> = values.collect();
+            values.into_iter().chain(std::iter::repeat(0)).take(n).collect::<Vec<u64>>()
+        };
+        let n_codes = padded(&mut self.n_codes().iter().map(|&k| k as u64), MAX_LEVELS);
+        let levels = padded(&mut self.levels().iter().map(|&l| u64::from(l)), MAX_LEVELS + 2);
+        let mut header = MAGIC.to_vec();
+        header.push(VERSION);
+        let sizes = [self.n_levels() as u64, self.n_rows() as u64];
+        let sums = [self.shape.n_bytes() as u64, checksum(arrays)];
+        for number in sizes.into_iter().chain(n_codes).chain(levels).chain(sums) {
+            header.extend(number.to_le_bytes());
+        }
+        header.extend(checksum(&header).to_le_bytes());
+        (header, arrays)
     }
 
-    /// Read a trie from bytes. O(N L).
+    /// Take a trie from the bytes of its file. O(K^2), and O(N L) to verify the arrays.
     ///
     /// # Errors
-    /// If the bytes are no trie, of another version, of a wrong length, changed, or contradictory.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let Some((magic, &[version, ..])) = bytes.split_at_checked(MAGIC.len()) else {
+    /// If the header is none, or of another version, or does not fit the number of bytes, or was
+    /// changed; when verifying, also if the arrays were changed or contradict themselves.
+    pub fn from_bytes(bytes: Bytes, verify: bool) -> Result<Self> {
+        let content = (*bytes).as_ref();
+        let header = Header::read(content)?;
+        if !verify {
+            return Ok(Self::around(header.shape, bytes));
+        }
+        let (expected, got) = (header.checksum, checksum(&content[HEADER_BYTES..]));
+        if expected != got {
+            return Err(Error::Checksum { part: "arrays", expected, got });
+        }
+        let trie = Self::around(header.shape, bytes);
+        trie.check()?;
+        Ok(trie)
+    }
+
+    /// Check everything that makes the answers right. O(N L).
+    fn check(&self) -> Result<()> {
+        let offsets: Vec<u32> = words(self.offset_bytes()).iter().map(|&word| read(word)).collect();
+        let is_empty = self.n_items() == 0;
+        ensure(is_empty || ascending(&offsets), "offsets that give every inner node a child")?;
+        for level in 0..self.n_levels() {
+            let edges = self.shape.edges(level);
+            let ends = [level, level + 1].map(|l| offsets[self.levels()[l] as usize] as usize);
+            let expected = [edges.start, edges.end];
+            ensure(ends == expected, "offsets whose children lie one level deeper")?;
+        }
+        match self.code_bytes() {
+            1 => self.check_codes(&offsets, u8::slice(self.code_array()))?,
+            _ => self.check_codes(&offsets, <[u8; 2]>::slice(self.code_array()))?,
+        }
+        let mut taken = vec![false; self.n_rows()];
+        for &row in words(self.row_bytes()) {
+            let place = taken.get_mut(read(row) as usize);
+            let is_free = place.is_some_and(|taken| !std::mem::replace(taken, true));
+            ensure(is_free, "a row of its own for every item")?;
+        }
+        Ok(())
+    }
+
+    fn check_codes<C: Code>(&self, offsets: &[u32], codes: &[C]) -> Result<()> {
+        for (level, &n_codes) in self.n_codes().iter().enumerate() {
+            let nodes = self.levels()[level] as usize..self.levels()[level + 1] as usize;
+            for pair in offsets[nodes.start..=nodes.end].windows(2) {
+                let children = &codes[pair[0] as usize..pair[1] as usize];
+                let fits = children.last().is_none_or(|code| usize::from(code.get()) < n_codes);
+                let sorted = children.windows(2).all(|pair| pair[0].get() < pair[1].get());
+                ensure(fits && sorted, "ascending codes below the K of their level")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the first bytes of a file say.
+///
+/// Of the file drawn above:
+///
+/// ```text
+/// shape     n_rows 3, levels 0 1 3 6, K = (2, 3)
+/// checksum  of the arrays, as it should be
+/// ```
+struct Header {
+    shape: Shape,
+    checksum: u64,
+}
+
+impl Header {
+    fn read(content: &[u8]) -> Result<Self> {
+        let Some((magic, &[version, ..])) = content.split_at_checked(MAGIC.len()) else {
             return Err(Error::NotATrie);
         };
         if magic != MAGIC {
@@ -56,137 +137,72 @@ impl CodeTrie {
         if version != VERSION {
             return Err(Error::FileVersion { expected: VERSION, got: version });
         }
-        let mut reader = Reader { bytes, at: MAGIC.len() + 1 };
-        let trie = reader.trie()?;
-        let (expected, got) = (reader.number()?, checksum(&bytes[..bytes.len() - CHECKSUM_BYTES]));
-        if expected != got {
-            return Err(Error::Checksum { expected, got });
-        }
-        trie.check()?;
-        Ok(trie)
-    }
-
-    /// Check everything that the methods rely on. O(N L).
-    fn check(&self) -> Result<()> {
-        let ensure =
-            |holds: bool, what| if holds { Ok(()) } else { Err(Error::Inconsistent { what }) };
-        let ascending = |values: &[u32]| values.windows(2).all(|pair| pair[0] < pair[1]);
-        let starts_right = self.levels.starts_with(&[0, 1]);
-        let is_empty = self.rows.is_empty();
-        let grows = self.levels.windows(2).all(|pair| pair[0] <= pair[1]);
-        ensure(starts_right && grows, "levels that start with one root and never shrink")?;
-        ensure(is_empty == self.codes.is_empty(), "leaves, unless the root is alone")?;
-        let ends = (self.offsets.first(), self.offsets.last().map(|&end| end as usize));
-        ensure(
-            ends == (Some(&0), Some(self.codes.len())),
-            "offsets from 0 to the number of codes",
-        )?;
-        ensure(is_empty || ascending(&self.offsets), "offsets that give every inner node a child")?;
-        for (level, &n_codes) in self.n_codes().iter().enumerate() {
-            let nodes = self.levels[level] as usize..self.levels[level + 1] as usize;
-            let ends = (self.offsets[nodes.start], self.offsets[nodes.end]);
-            let expected = (self.levels[level + 1] - 1, self.levels[level + 2] - 1);
-            ensure(ends == expected, "offsets whose children lie one level deeper")?;
-            for node in nodes {
-                let children =
-                    &self.codes[self.offsets[node] as usize..self.offsets[node + 1] as usize];
-                let fits = children.iter().all(|&code| usize::from(code) < n_codes);
-                let sorted = children.windows(2).all(|pair| pair[0] < pair[1]);
-                ensure(fits && sorted, "ascending codes below the K of their level")?;
-            }
-        }
-        let mut rows = self.rows.clone();
-        rows.sort_unstable();
-        let fits = rows.last().is_none_or(|&row| row < self.n_rows);
-        ensure(fits && ascending(&rows), "a row of its own for every item")
-    }
-}
-
-/// A place in the bytes of a file, which are never read beyond their end.
-///
-/// In a file of three numbers, after the first was read:
-///
-/// ```text
-/// bytes  01 00 00 00 00 00 00 00 | 02 00 .. | 03 00 ..
-/// at                               8
-/// ```
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n_bytes: usize) -> Result<&'a [u8]> {
-        let expected = (self.at as u128) + (n_bytes as u128);
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let Some((taken, _)) = rest.split_at_checked(n_bytes) else {
-            return Err(Error::FileLength { expected, got: self.bytes.len() });
+        let Some(header) = content.get(..HEADER_BYTES) else {
+            return Err(Error::FileLength { expected: HEADER_BYTES as u64, got: content.len() });
         };
-        self.at += n_bytes;
-        Ok(taken)
-    }
-
-    fn number(&mut self) -> Result<u64> {
-        let bytes = self.take(8)?;
-        Ok(bytes.iter().rev().fold(0, |number, &byte| (number << 8) | u64::from(byte)))
-    }
-
-    fn numbers(&mut self, n: usize) -> Result<Vec<u64>> {
-        (0..n).map(|_| self.number()).collect()
-    }
-
-    fn array<T>(&mut self, n: usize, n_bytes: usize, read: impl Fn(&[u8]) -> T) -> Result<Vec<T>> {
-        Ok(self.take(n * n_bytes)?.chunks_exact(n_bytes).map(read).collect())
-    }
-
-    /// The file's length is checked against the header before anything is read that it describes.
-    fn trie(&mut self) -> Result<CodeTrie> {
-        let n_levels = self.number()? as usize;
-        if !(MIN_LEVELS..=MAX_LEVELS).contains(&n_levels) {
-            return Err(Error::Inconsistent { what: "2 to 8 levels" });
+        let mut numbers = header[MAGIC.len() + 1..].as_chunks().0.iter().copied();
+        let mut next = || numbers.next().map_or(0, u64::from_le_bytes);
+        let (n_levels, n_rows) = (next(), next());
+        let n_codes: [u64; MAX_LEVELS] = std::array::from_fn(|_| next());
+        let levels: [u64; MAX_LEVELS + 2] = std::array::from_fn(|_| next());
+        let (n_bytes, arrays, expected) = (next(), next(), next());
+        let got = checksum(&header[..CHECKED_BYTES]);
+        if expected != got {
+            return Err(Error::Checksum { part: "header", expected, got });
         }
-        let n_rows = self.small()?;
-        let n_codes: Vec<usize> = self.numbers(n_levels)?.iter().map(|&k| k as usize).collect();
-        let levels = (0..n_levels + 2).map(|_| self.small()).collect::<Result<Vec<u32>>>()?;
-        let (first_leaf, end) = (levels[n_levels] as usize, levels[n_levels + 1] as usize);
-        let n_edges = end.saturating_sub(1);
-        let n_items = end.saturating_sub(first_leaf);
-        let arrays = 4 * (first_leaf as u128 + 1) + 2 * n_edges as u128 + 4 * n_items as u128;
-        let expected = self.at as u128 + arrays + CHECKSUM_BYTES as u128;
-        if expected != self.bytes.len() as u128 {
-            return Err(Error::FileLength { expected, got: self.bytes.len() });
+        if n_bytes != content.len() as u64 {
+            return Err(Error::FileLength { expected: n_bytes, got: content.len() });
         }
-        let space = CodeSpace::new(&n_codes)
-            .map_err(|_| Error::Inconsistent { what: "1 to 65536 codes per level" })?;
-        Ok(CodeTrie {
-            space,
-            n_rows,
-            levels,
-            offsets: self.array(first_leaf + 1, 4, as_u32)?,
-            codes: self.array(n_edges, 2, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))?,
-            rows: self.array(n_items, 4, as_u32)?,
-        })
+        let shape = shape(n_levels, n_rows, (&n_codes, &levels))?;
+        ensure(shape.n_bytes() as u64 == n_bytes, "arrays as long as its levels tell")?;
+        Ok(Self { shape, checksum: arrays })
     }
+}
 
-    fn small(&mut self) -> Result<u32> {
-        let number = self.number()?;
+fn shape(n_levels: u64, n_rows: u64, (n_codes, levels): (&[u64], &[u64])) -> Result<Shape> {
+    let n_levels = usize::try_from(n_levels).unwrap_or(usize::MAX);
+    ensure((MIN_LEVELS..=MAX_LEVELS).contains(&n_levels), "2 to 8 levels")?;
+    let n_codes: Vec<usize> =
+        n_codes[..n_levels].iter().map(|&k| usize::try_from(k).unwrap_or(usize::MAX)).collect();
+    let space = CodeSpace::new(&n_codes)
+        .map_err(|_| Error::Inconsistent { what: "1 to 65536 codes per level" })?;
+    let small = |&number: &u64| {
         u32::try_from(number).map_err(|_| Error::Inconsistent { what: "counts below 2^32" })
+    };
+    let n_rows = small(&n_rows)?;
+    let levels = levels[..n_levels + 2].iter().map(small).collect::<Result<Vec<u32>>>()?;
+    let grows = levels.windows(2).all(|pair| pair[0] <= pair[1]);
+    let what = "levels that start with one root and never shrink";
+    ensure(levels.starts_with(&[0, 1]) && grows, what)?;
+    let is_empty = levels[n_levels + 1] == levels[n_levels];
+    ensure(!is_empty || levels[n_levels] == 1, "leaves, unless the root is alone")?;
+    Ok(Shape { space, n_rows, levels })
+}
+
+fn ascending(values: &[u32]) -> bool {
+    values.windows(2).all(|pair| pair[0] < pair[1])
+}
+
+fn ensure(holds: bool, what: &'static str) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::Inconsistent { what })
     }
 }
 
-fn as_u32(bytes: &[u8]) -> u32 {
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
-
-/// Append the checksum of what is there.
-pub(crate) fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes.extend(checksum(&bytes).to_le_bytes());
-    bytes
-}
-
-/// FNV-1a of 64 bits: enough against a damaged disk, no guard against an attacker (nor need it be,
-/// since `check` follows).
-fn checksum(bytes: &[u8]) -> u64 {
-    let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+/// FNV-1a of 64 bits over words of 64 bits, the last one filled up with zeros. One changed word
+/// always changes it: enough against a damaged disk, no guard against an attacker (nor need it be,
+/// since nothing relies on it).
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+    let step =
+        |hash: u64, word: [u8; 8]| (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3);
+    let (words, rest) = bytes.as_chunks();
+    let hash = words.iter().copied().fold(0xcbf2_9ce4_8422_2325, step);
+    if rest.is_empty() {
+        return hash;
+    }
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    step(hash, last)
 }

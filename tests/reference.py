@@ -272,6 +272,24 @@ def nodes(codes: Sequence[Codes], n_levels: int) -> dict[Codes, int]:
     return {prefix: node for node, prefix in enumerate(sorted(prefixes, key=lambda p: (len(p), p)))}
 
 
+def layout(codes: Sequence[Codes], n_levels: int) -> tuple[list[int], list[int], list[int]]:
+    """Offsets, codes and rows of the trie: its nodes one by one, each asked for its children."""
+    numbers = nodes(codes, n_levels)
+    order = sorted(numbers, key=lambda prefix: numbers[prefix])
+    offsets = [0]
+    for prefix in order:
+        if len(prefix) < n_levels and (codes or not prefix):
+            offsets.append(offsets[-1] + len(allowed(codes, prefix)))
+    edges = [prefix[-1] for prefix in order if prefix]
+    rows = [codes.index(prefix) for prefix in order if len(prefix) == n_levels]
+    return offsets, edges, rows
+
+
+def find(codes: Sequence[Codes], sought: Codes) -> int:
+    """The row that has these codes, -1 if none has."""
+    return codes.index(sought) if sought in codes else -1
+
+
 def every_prefix(n_codes: Sequence[int], depth: int) -> list[Codes]:
     """All prefixes of a length, whether any row has them or not."""
     return list(itertools.product(*(range(n) for n in n_codes[:depth])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import math
 import re
@@ -49,8 +51,7 @@ def test_every_semantic_id_is_found_at_its_row_and_nothing_else(case: Case) -> N
 
     found = case.trie.find(np.array(everything, np.uint16))
 
-    row_of = {codes: row for row, codes in enumerate(case.rows)}
-    assert found.tolist() == [row_of.get(codes, -1) for codes in everything]
+    assert found.tolist() == [reference.find(case.rows, codes) for codes in everything]
     assert found.dtype == np.int64
 
 
@@ -75,6 +76,9 @@ def test_steps_and_masks_equal_brute_force_from_every_node(case: Case) -> None:
         mask = case.trie.mask(nodes, level)
 
         assert (mask.dtype, mask.shape) == (np.bool_, (len(nodes), n_codes))
+        bits = case.trie.mask_bits(nodes, level)
+        assert bits.dtype == np.uint8
+        assert np.array_equal(bits, np.packbits(mask, axis=1, bitorder="little"))
         assert not mask[-1].any()
         for i, prefix in enumerate(prefixes):
             assert np.flatnonzero(mask[i]).tolist() == reference.allowed(case.rows, prefix)
@@ -97,21 +101,116 @@ def test_a_batch_equals_its_rows_one_by_one(case: Case, data: st.DataObject) -> 
     for i in range(len(nodes)):
         one = slice(i, i + 1)
         assert case.trie.mask(nodes[one], level).tolist() == mask[one].tolist()
+        assert case.trie.mask_bits(nodes[one], level).shape == (1, -(-mask.shape[1] // 8))
         assert case.trie.step(nodes[one], codes[one]).tolist() == stepped[one].tolist()
 
 
 @given(cases())
-def test_walking_the_arrays_gives_the_same_trie(case: Case) -> None:
-    offsets, codes, rows = case.trie.arrays()
+def test_the_arrays_lie_as_described(case: Case) -> None:
+    arrays = case.trie.arrays()
 
-    walked = {(): 0}
-    for prefix, node in sorted(case.nodes.items(), key=lambda pair: pair[1]):
-        if len(prefix) < len(case.n_codes):
-            children = range(offsets[node] + 1, offsets[node + 1] + 1)
-            walked |= {(*prefix, int(codes[child - 1])): child for child in children}
-    assert walked == case.nodes
-    leaves = sorted(case.rows)
-    assert [case.rows[row] for row in rows] == leaves
+    assert [a.tolist() for a in arrays] == [*reference.layout(case.rows, len(case.n_codes))]
+    assert [a.dtype for a in arrays] == [np.uint32, np.uint8, np.uint32]
+    depths = [sum(len(prefix) < d for prefix in case.nodes) for d in range(len(case.n_codes) + 2)]
+    assert case.trie.levels == depths
+
+
+@given(cases())
+def test_the_table_gives_the_node_after_two_codes(case: Case) -> None:
+    table = case.trie.table()
+
+    assert table is not None
+    assert (table.dtype, table.shape) == (np.uint32, case.n_codes[:2])
+    for prefix in reference.every_prefix(case.n_codes, 2):
+        assert table[prefix] == case.nodes.get(prefix, 0)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_arrays_are_views_that_keep_the_trie_alive(mapped: bool, tmp_path: Path) -> None:
+    rows = np.arange(60_000, dtype=np.uint16).reshape(-1, 2)
+    trie = CodeTrie(rows, [60_000, 60_000])
+    if mapped:
+        trie.save(tmp_path / "t")
+        trie = CodeTrie.load(tmp_path / "t")
+    table = trie.table()
+    assert table is not None
+    assert table.shape == (60_000,)
+    views = [*trie.arrays(), table]
+    assert views[1].dtype == np.uint16
+    assert all(np.shares_memory(a, b) for a, b in zip(views, trie.arrays(), strict=False))
+    expected = [view.copy() for view in views]
+    del trie
+    gc.collect()
+
+    assert CodeTrie(rows[::-1].copy(), [60_000, 60_000]).n_items == 30_000  # takes freed memory
+    for view, values in zip(views, expected, strict=True):
+        assert np.array_equal(view, values)
+        assert not view.flags.owndata
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            view.setflags(write=True)
+
+
+def test_a_table_is_left_out_where_it_would_be_large_for_so_few_items() -> None:
+    rows = np.array([[3, 4, 5]], np.uint16)
+    tables = [CodeTrie(rows, k).table() for k in ([64, 64, 8], [64, 65, 8], [4097, 8, 8])]
+    assert [None if table is None else table.shape for table in tables] == [(64, 64), (64,), None]
+
+
+def test_tries_of_modalities_and_shops_live_side_by_side(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shops = {"pens": (4, 256), "chairs": (3, 1000)}
+    tries, tables = {}, {}
+    for shop, (n_levels, n_codes) in shops.items():
+        for modality in ("text", "image"):
+            table = np.unique(rng.integers(0, n_codes, (500, n_levels), np.uint16), axis=0)
+            tables[shop, modality] = rng.permutation(table)
+            tries[shop, modality] = CodeTrie(tables[shop, modality], [n_codes] * n_levels)
+            tries[shop, modality].save(tmp_path / f"{shop}-{modality}.trie")
+    loaded = {key: CodeTrie.load(tmp_path / f"{key[0]}-{key[1]}.trie") for key in tries}
+
+    for side in (tries, loaded):
+        for (shop, modality), trie in side.items():
+            own, other = (
+                tables[shop, modality],
+                tables[shop, {"text": "image"}.get(modality, "text")],
+            )
+            assert trie.find(own).tolist() == list(range(len(own)))
+            rows = [tuple(row) for row in own.tolist()]
+            elsewhere = [reference.find(rows, tuple(row)) for row in other.tolist()]
+            assert trie.find(other).tolist() == elsewhere
+    assert {trie.arrays()[1].dtype.name for trie in loaded.values()} == {"uint8", "uint16"}
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_the_number_of_threads_changes_nothing(n_threads: int) -> None:
+    rng = np.random.default_rng(1)
+    everything = np.stack(np.unravel_index(rng.permutation(50 * 40 * 50), (50, 40, 50)), axis=1)
+    table = everything[:80_000].astype(np.uint16)
+    keep = rng.random(len(table)) < 0.3
+
+    trie = CodeTrie(table, [50, 40, 50], n_threads=n_threads)
+
+    one = CodeTrie(table, [50, 40, 50], n_threads=1)
+    assert same(trie, one)
+    assert trie.find(table, n_threads=n_threads).tolist() == list(range(len(table)))
+    assert (trie.find(everything[80_000:].astype(np.uint16), n_threads=n_threads) == -1).all()
+    assert same(trie.restrict(keep, n_threads=n_threads), one.restrict(keep, n_threads=1))
+
+
+def test_ten_million_items_take_at_most_ten_bytes_each() -> None:
+    # The worst case at a hundredth of the size and the code space: no item shares its prefix.
+    n_items = 100_000
+    codes = np.empty((n_items, 4), np.uint16)
+    codes[:, :3] = np.stack(np.unravel_index(np.arange(n_items), (16, 80, 80)), axis=1)
+    codes[:, 3] = np.arange(n_items) % 256
+
+    trie = CodeTrie(codes, [16, 80, 80, 256])
+
+    # Table, nodes above the last prefix and their marks, header: they do not grow with the items.
+    small = 4 * 16 * 80 + (5 + 32) * (1 + 16 + 16 * 80) + 1000
+    assert trie.nbytes <= 10 * n_items + small
 
 
 @given(cases())
@@ -122,7 +221,9 @@ def test_sizes(case: Case) -> None:
     assert trie.n_levels == len(case.n_codes)
     assert trie.n_codes == list(case.n_codes)
     assert trie.n_nodes == len(case.nodes)
-    assert 0 < trie.nbytes <= 10 * trie.n_nodes + 4 * (trie.n_levels + 4)
+    fixed = 4 * (math.prod(case.n_codes[:2]) + trie.n_levels + 4) + HEADER + 3 * 64
+    fixed += 32 * trie.levels[3]  # marks of the nodes of three depths
+    assert 0 < trie.nbytes <= 10 * trie.n_nodes + fixed
     assert repr(trie) == (
         f"CodeTrie(n_items={trie.n_items}, n_codes={trie.n_codes}, n_nodes={trie.n_nodes})"
     )
@@ -155,9 +256,9 @@ def same(a: CodeTrie, b: CodeTrie) -> bool:
 def test_a_saved_trie_comes_back(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("trie") / "items.trie"
     cut = case.trie.restrict(np.arange(len(case.rows)) % 2 == 0)
-    for trie in (case.trie, cut):
+    for trie, verify in itertools.product((case.trie, cut), (False, True)):
         trie.save(path)
-        loaded = CodeTrie.load(str(path))
+        loaded = CodeTrie.load(str(path), verify=verify)
         assert same(loaded, trie)
         assert loaded.find(case.codes).tolist() == trie.find(case.codes).tolist()
         assert same(
@@ -170,17 +271,29 @@ def test_the_file_format_is_the_one_described(tmp_path: Path) -> None:
     trie = CodeTrie(np.array([[1, 2], [0, 2], [1, 0]], np.uint16), [2, 3])
     trie.save(tmp_path / "t")
 
-    numbers = struct.pack("<2Q 2Q 4Q", 2, 3, 2, 3, 0, 1, 3, 6)
-    arrays = struct.pack("<4I 5H 3I", 0, 2, 3, 5, 0, 1, 2, 0, 2, 1, 2, 0)
-    assert (tmp_path / "t").read_bytes() == checked(b"MQLTRIE\x01" + numbers + arrays)
+    header = b"MQLTRIE\x02" + struct.pack("<2Q 8Q 10Q Q", 2, 3, *K, *LEVELS, 384) + bytes(16)
+    offsets, rows = struct.pack("<4I", 0, 2, 3, 5), struct.pack("<3I", 1, 2, 0)
+    arrays = b"".join(a.ljust(64, b"\0") for a in (offsets, bytes([0, 1, 2, 0, 2]), rows))
+    assert (tmp_path / "t").read_bytes() == sealed(header + arrays)
 
 
-def checked(content: bytes) -> bytes:
-    """Append the checksum, FNV-1a."""
+K = (2, 3, 0, 0, 0, 0, 0, 0)
+LEVELS = (0, 1, 3, 6, 0, 0, 0, 0, 0, 0)
+HEADER = 192
+
+
+def sealed(content: bytes) -> bytes:
+    """Make both checksums right: of the arrays, then of the header."""
+    content = content[:176] + checksum(content[HEADER:]) + content[184:]
+    return content[:184] + checksum(content[:184]) + content[HEADER:]
+
+
+def checksum(content: bytes) -> bytes:
+    """FNV-1a over words of 64 bits."""
     total = 0xCBF29CE484222325
-    for byte in content:
-        total = (total ^ byte) * 0x100000001B3 % 2**64
-    return content + struct.pack("<Q", total)
+    for (word,) in struct.iter_unpack("<Q", content):
+        total = (total ^ word) * 0x100000001B3 % 2**64
+    return struct.pack("<Q", total)
 
 
 @given(case=cases(), data=st.data())
@@ -196,17 +309,42 @@ def test_no_damaged_file_is_read_as_a_trie(
     damaged[place] ^= data.draw(st.integers(1, 255))
 
     for broken in (bytes(damaged), content[:place], content + b"\0"):
+        path.unlink()  # the tries of an earlier round may still be mapped
         path.write_bytes(broken)
         with pytest.raises(ValueError, match="trie file"):
-            CodeTrie.load(path)
-    # With a right checksum it is the contents that are checked: an error, or some other trie.
-    path.write_bytes(checked(bytes(damaged[:-8])))
-    try:
-        other = CodeTrie.load(path)
-    except ValueError:
-        return
-    other.restrict(np.ones(0, np.bool_) if other.n_items == 0 else other.arrays()[2])
-    assert other.find(np.zeros((1, other.n_levels), np.uint16)).max() < 2**32
+            CodeTrie.load(path, verify=True)
+        if len(broken) != len(content) or place < HEADER:
+            with pytest.raises(ValueError, match="trie file"):
+                CodeTrie.load(path)
+    # With right checksums, or unverified, it is an error or a trie that gives some answer.
+    for broken, verify in itertools.product(
+        (bytes(damaged), sealed(bytes(damaged))), (True, False)
+    ):
+        path.unlink()
+        path.write_bytes(broken)
+        with contextlib.suppress(ValueError):
+            other = CodeTrie.load(path, verify=verify)
+            every = np.zeros((1, other.n_levels), np.uint16)
+            assert other.find(every).max() < 2**32
+            assert len(other.allowed(every[:, :1])[0]) == 2
+            other.restrict(np.zeros(0, np.int64))
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    TRIE.save(tmp_path / "t")
+    before = (tmp_path / "t").read_bytes()
+    mapped = CodeTrie.load(tmp_path / "t")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder"):
+        TRIE.save(tmp_path / "folder")
+    other = CodeTrie(np.array([[1, 1]], np.uint16), [2, 3])
+    other.save(tmp_path / "t")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "t"]
+    assert same(CodeTrie.load(tmp_path / "t"), other)
+    assert same(mapped, TRIE)  # still the file that it was opened from
+    mapped.save(tmp_path / "t")
+    assert (tmp_path / "t").read_bytes() == before
 
 
 def test_levels_of_different_size_up_to_the_largest() -> None:
@@ -301,6 +439,14 @@ def codes(*values: Any) -> NDArray[np.uint16]:
             "`codes`: expected 2 entries, one per level, got 3",
         ),
         (
+            lambda: TRIE.mask_bits(ints(0), 2),
+            "`level`: expected 0 to 1, got 2; after the last level nothing follows",
+        ),
+        (
+            lambda: TRIE.find(codes([1, 2]), n_threads=0),
+            "`n_threads`: expected at least 1, got 0",
+        ),
+        (
             lambda: TRIE.restrict(ints(0, 3)),
             "`rows`: expected rows from 0 to below 3, got 3",
         ),
@@ -319,24 +465,53 @@ def test_misuse_is_told(call: Any, message: str) -> None:
         call()
 
 
-HEADER = b"MQLTRIE\x01"
+def header(*, n_levels: int = 2, n_rows: int = 3, k: Any = K, levels: Any = LEVELS) -> bytes:
+    numbers = struct.pack("<2Q 8Q 10Q 3Q", n_levels, n_rows, *k, *levels, 384, 0, 0)
+    return sealed(b"MQLTRIE\x02" + numbers + bytes(192))
+
+
+def hexadecimal(number: bytes) -> str:
+    return f"{int.from_bytes(number, 'little'):016x}"
+
+
+CHANGED = header()[:16] + b"\4" + header()[17:]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"", "expected it to start with `MQLTRIE` and a version, got something else"),
         (
             b"PK\x03\x04",
             "expected it to start with `MQLTRIE` and a version, got something else",
         ),
-        (b"MQLTRIE\x02", "expected format version 1, got 2"),
-        (HEADER + b"\2", "expected 16 bytes, got 9"),
-        (HEADER + struct.pack("<Q", 9), "expected 2 to 8 levels"),
-        (HEADER + struct.pack("<2Q", 2, 2**32), "expected counts below 2^32"),
-        (HEADER + struct.pack("<8Q", 2, 3, 2, 3, 0, 1, 3, 6), "expected 118 bytes, got 72"),
+        (b"MQLTRIE\x01", "expected format version 2, got 1"),
+        (b"MQLTRIE\x02\2", "expected 192 bytes, got 9"),
+        (header()[:300], "expected 384 bytes, got 300"),
+        (header() + b"\0", "expected 384 bytes, got 385"),
+        (
+            CHANGED,
+            f"expected checksum {hexadecimal(header()[184:192])} of the header, "
+            f"got {hexadecimal(checksum(CHANGED[:184]))}",
+        ),
+        (header(n_levels=9), "expected 2 to 8 levels"),
+        (header(n_levels=1), "expected 2 to 8 levels"),
+        (header(n_rows=2**32), "expected counts below 2^32"),
+        (header(k=(2, 0, *K[2:])), "expected 1 to 65536 codes per level"),
+        (header(k=(2, 65537, *K[2:])), "expected 1 to 65536 codes per level"),
+        (
+            header(levels=(1, *LEVELS[1:])),
+            "expected levels that start with one root and never shrink",
+        ),
+        (
+            header(levels=(0, 1, 3, 2, *LEVELS[4:])),
+            "expected levels that start with one root and never shrink",
+        ),
+        (header(levels=(0, 1, 3, 3, *LEVELS[4:])), "expected leaves, unless the root is alone"),
+        (header(levels=(0, 1, 30, 60, *LEVELS[4:])), "expected arrays as long as its levels tell"),
     ],
 )
-def test_a_file_that_is_no_trie_is_told(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_header_is_told(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^trie file: {re.escape(message)}; save it again$"):
@@ -346,16 +521,14 @@ def test_a_file_that_is_no_trie_is_told(content: bytes, message: str, tmp_path: 
 @pytest.mark.parametrize(
     ("place", "format", "values", "message"),
     [
-        (24, "<Q", (0,), "1 to 65536 codes per level"),
-        (40, "<Q", (1,), "levels that start with one root and never shrink"),
-        (56, "<2Q", (6, 6), "leaves, unless the root is alone"),
-        (72, "<I", (1,), "offsets from 0 to the number of codes"),
-        (76, "<I", (3,), "offsets that give every inner node a child"),
-        (76, "<I", (1,), "offsets whose children lie one level deeper"),
-        (88, "<2H", (1, 0), "ascending codes below the K of their level"),
-        (96, "<H", (3,), "ascending codes below the K of their level"),
-        (98, "<I", (2,), "a row of its own for every item"),
-        (98, "<I", (3,), "a row of its own for every item"),
+        (192, "<I", (1,), "offsets whose children lie one level deeper"),
+        (196, "<I", (3,), "offsets that give every inner node a child"),
+        (196, "<I", (1,), "offsets whose children lie one level deeper"),
+        (204, "<I", (6,), "offsets whose children lie one level deeper"),
+        (256, "<2B", (1, 0), "ascending codes below the K of their level"),
+        (260, "<B", (3,), "ascending codes below the K of their level"),
+        (320, "<I", (2,), "a row of its own for every item"),
+        (320, "<I", (3,), "a row of its own for every item"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_told(
@@ -363,16 +536,17 @@ def test_a_file_that_contradicts_itself_is_told(
 ) -> None:
     path = tmp_path / "t"
     TRIE.save(path)
-    content = bytearray(path.read_bytes()[:-8])
-    if place == 56:  # a trie without leaves takes other lengths
-        content[56:] = struct.pack("<2Q 4I 2H", 3, 3, 0, 1, 2, 2, 0, 1)
-    else:
-        struct.pack_into(format, content, place, *values)
-    path.write_bytes(checked(bytes(content)))
-    with pytest.raises(
-        ValueError, match=re.escape(f"trie file: expected {message}; save it again")
-    ):
-        CodeTrie.load(path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into(format, content, place, *values)
+    for seal, told in ((bytes, "checksum [0-9a-f]{16} of the arrays, got .*"), (sealed, message)):
+        path.unlink()
+        path.write_bytes(seal(content))
+        with pytest.raises(ValueError, match=f"^trie file: expected {told}; save it again$"):
+            CodeTrie.load(path, verify=True)
+        CodeTrie.load(path).find(codes([1, 2]))
+        if message.startswith("offsets"):
+            with pytest.raises(ValueError, match=r"^trie file: expected offsets .*"):
+                CodeTrie.load(path).restrict(ints(0))
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:

@@ -157,23 +157,35 @@ def resolve_collisions_from_latents(
 class CodeTrie:
     """The trie of the semantic IDs that exist; never changes once built.
 
-    A node is a number: 0 the root, -1 no node at all, from which no step leads anywhere.
+    A node is a number: 0 the root, -1 no node at all, from which no step leads anywhere. Tries know
+    nothing of each other: text and picture codes of one catalog, and several shops, have one each.
     """
 
-    def __new__(cls, codes: NDArray[np.uint16], n_codes: Sequence[int]) -> CodeTrie:
+    def __new__(
+        cls, codes: NDArray[np.uint16], n_codes: Sequence[int], *, n_threads: int | None = None
+    ) -> CodeTrie:
         """Build the trie.
 
         Args:
             codes: uint16 (N, L), rows distinct.
             n_codes: K of each level (L).
+            n_threads: At most so many; None: as many as there are cores.
 
         Raises:
             ValueError: If two rows are alike, or a code is not below its level's K.
         """
 
     @staticmethod
-    def load(path: str | PathLike[str], /) -> CodeTrie:
-        """Read a trie from a file that `save` wrote.
+    def load(path: str | PathLike[str], /, *, verify: bool = False) -> CodeTrie:
+        """Map the file that `save` wrote: its arrays are read where they lie, when they are asked.
+
+        The file must not be written into while the trie is in use; `save` replaces it instead.
+
+        Args:
+            path: The file.
+            verify: Read all of it and check that nothing was changed and nothing contradicts
+                itself. Otherwise only the header and the length are checked, and a file damaged
+                behind its header gives wrong answers.
 
         Raises:
             OSError: If the file cannot be read.
@@ -181,7 +193,11 @@ class CodeTrie:
         """
 
     def save(self, path: str | PathLike[str], /) -> None:
-        """Write the trie to a file; not atomically, which is the caller's part."""
+        """Write the trie to a file, which is replaced once all is written.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
 
     @property
     def root(self) -> int:
@@ -204,16 +220,33 @@ class CodeTrie:
         """Number of codes K of each level."""
 
     @property
-    def nbytes(self) -> int:
-        """Memory of the arrays in bytes."""
+    def levels(self) -> list[int]:
+        """First node of each depth from 0 to L, and one after the last leaf (L + 2)."""
 
-    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.int64]]:
-        """Copy the arrays, for walking the trie elsewhere (on a GPU).
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, mapped or not: arrays, table, marks of the first levels, header."""
+
+    def arrays(
+        self,
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint32]]:
+        """View the arrays, for walking the trie elsewhere (on a GPU).
+
+        Nothing is copied: the views are read-only, and keep the trie alive.
 
         Returns:
-            Offsets int64 (inner nodes + 1): the children of node n are the nodes `offsets[n] + 1`
-            to `offsets[n + 1]`. Codes uint16 (nodes - 1): `codes[n - 1]` leads to node n. Rows
-            int64 (items): the rows of the leaves, which are the last nodes.
+            Offsets uint32 (inner nodes + 1): the children of node n are the nodes `offsets[n] + 1`
+            to `offsets[n + 1]`. Codes (nodes - 1), uint8 if every K is at most 256 and uint16
+            otherwise: `codes[n - 1]` leads to node n. Rows uint32 (items): the rows of the leaves,
+            which are the last nodes.
+        """
+
+    def table(self) -> NDArray[np.uint32] | None:
+        """View the table of nodes after the first codes, read-only and without a copy.
+
+        Returns:
+            uint32 (K of the first level, K of the second), 0 where no item begins so; (K of the
+            first level) where the two are many for so few items; None where the first is, too.
         """
 
     def allowed(
@@ -244,6 +277,21 @@ class CodeTrie:
                 None.
         """
 
+    def mask_bits(self, nodes: NDArray[np.int64], level: int | None = None) -> NDArray[np.uint8]:
+        """Mark the codes that may follow each node, eight to a byte.
+
+        Args:
+            nodes: As for `mask`.
+            level: As for `mask`.
+
+        Returns:
+            uint8 (B, ceil(K / 8)): code c is bit c % 8, the lowest first, of byte c // 8, as
+            `np.packbits(mask, axis=1, bitorder="little")` has it.
+
+        Raises:
+            ValueError: As `mask`.
+        """
+
     def step(self, nodes: NDArray[np.int64], codes: NDArray[np.uint16], /) -> NDArray[np.int64]:
         """Follow one code from each node.
 
@@ -255,20 +303,30 @@ class CodeTrie:
             Nodes int64 (B), -1 where no item has that prefix.
         """
 
-    def find(self, codes: NDArray[np.uint16], /) -> NDArray[np.int64]:
+    def find(
+        self, codes: NDArray[np.uint16], /, *, n_threads: int | None = None
+    ) -> NDArray[np.int64]:
         """Find the row of each semantic ID.
 
         Args:
             codes: uint16 (B, L).
+            n_threads: At most so many, for large batches; None: as many as there are cores.
 
         Returns:
             int64 (B), -1 where no item has it.
         """
 
-    def restrict(self, rows: NDArray[np.int64] | NDArray[np.bool_], /) -> CodeTrie:
+    def restrict(
+        self, rows: NDArray[np.int64] | NDArray[np.bool_], /, *, n_threads: int | None = None
+    ) -> CodeTrie:
         """Cut out the trie of some items; `find` still gives the original rows.
 
         Args:
             rows: int64 rows in any order, or a mark per row of the original codes, bool (N). Rows
                 that an earlier `restrict` left out stay out.
+            n_threads: At most so many; None: as many as there are cores.
+
+        Raises:
+            ValueError: If a row is none of the original codes, or a loaded file that was not
+                verified contradicts itself.
         """

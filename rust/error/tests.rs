@@ -134,16 +134,17 @@ fn table() -> Vec<(Error, &'static str)> {
              save it again",
         ),
         (
-            Error::FileVersion { expected: 1, got: 2 },
-            "trie file: expected format version 1, got 2; save it again",
+            Error::FileVersion { expected: 2, got: 1 },
+            "trie file: expected format version 2, got 1; save it again",
         ),
         (
             Error::FileLength { expected: 118, got: 72 },
             "trie file: expected 118 bytes, got 72; save it again",
         ),
         (
-            Error::Checksum { expected: 0xfe, got: 0xff },
-            "trie file: expected checksum 00000000000000fe, got 00000000000000ff; save it again",
+            Error::Checksum { part: "header", expected: 0xfe, got: 0xff },
+            "trie file: expected checksum 00000000000000fe of the header, got 00000000000000ff; \
+             save it again",
         ),
         (
             Error::Inconsistent { what: "a row of its own for every item" },
