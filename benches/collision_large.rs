@@ -1,7 +1,7 @@
 //! Detection and any policies on one catalog of any size, each run a few times and checked:
 //!
 //! ```text
-//! cargo bench --bench collision_large -- --items 100000000 --share 0.12 --policies nearest
+//! cargo bench --bench collision_large -- --items 10000000 --share 0.01 --copies 10 --policies nearest
 //! ```
 //!
 //! Prints the least time of the runs, by the clock and of all cores together (which tells more on a
@@ -20,7 +20,7 @@ use mql4grec::collision::{find_collisions, resolve_collisions, Plan, RowRules};
 fn main() -> io::Result<()> {
     let Some(policies) = argument("--policies") else {
         println!("collision_large: --policies paper,nearest,... [--items 10000000] [--share 0.12]");
-        println!("  [--seed 1] [--threads 2] [--open-levels 2] [--runs 1]");
+        println!("  [--copies 1] [--seed 1] [--threads 2] [--open-levels 2] [--runs 1]");
         println!("  policies: {}", catalogs::POLICIES.map(|policy| policy.name).join(" "));
         return Ok(());
     };
@@ -29,7 +29,10 @@ fn main() -> io::Result<()> {
         share: number("--share", 0.12)?,
         seed: number("--seed", 1)?,
     };
-    let catalog = Catalog::load(recipe)?;
+    let catalog = match number("--copies", 1)? {
+        1 => Catalog::load(recipe)?,
+        n_copies => Catalog::load(recipe)?.copied(n_copies)?,
+    };
     let (n_items, percent) = (catalog.n_items(), 100.0 * catalog.share());
     println!("{n_items} items, {percent:.2} % collide; {} MiB", memory()?);
     let n_threads = number("--threads", catalogs::n_threads())?;

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)] // each bench uses a part
 
 mod cases;
+pub mod copies;
 pub mod files;
 mod model;
 mod quantizer;

@@ -39,7 +39,7 @@ impl CodeTrie {
         py: Python<'_>,
         codes: &Bound<'_, PyAny>,
         n_codes: Vec<usize>,
-        n_threads: Option<usize>,
+        n_threads: Option<isize>,
     ) -> PyResult<Self> {
         let codes = Argument::<u16, Ix2>::new("codes", codes)?;
         let n_threads = threads(n_threads)?;
@@ -199,7 +199,7 @@ impl CodeTrie {
         &self,
         py: Python<'py>,
         codes: &Bound<'py, PyAny>,
-        n_threads: Option<usize>,
+        n_threads: Option<isize>,
     ) -> PyResult<Rows<'py>> {
         let codes = Argument::<u16, Ix2>::new("codes", codes)?;
         let n_threads = threads(n_threads)?;
@@ -214,7 +214,7 @@ impl CodeTrie {
         &self,
         py: Python<'_>,
         rows: &Bound<'_, PyAny>,
-        n_threads: Option<usize>,
+        n_threads: Option<isize>,
     ) -> PyResult<Self> {
         let n_threads = threads(n_threads)?;
         if let Ok(marks) = Argument::<bool, Ix1>::new("rows", rows) {
