@@ -234,7 +234,7 @@ impl CodeTrie {
 }
 
 /// Lend an array of a trie, given by its bytes, to numpy.
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // bytes read as the numbers that they are, see below
 fn view<'py, T: Element + Copy, D: IntoDimension>(
     owner: &Bound<'py, CodeTrie>,
     bytes: &[u8],
@@ -247,7 +247,7 @@ fn view<'py, T: Element + Copy, D: IntoDimension>(
 }
 
 /// Lend memory that a trie holds to numpy, for reading, without a copy.
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // memory that numpy does not own, see below
 fn lend<'py, T: Element, D: IntoDimension>(
     owner: &Bound<'py, CodeTrie>,
     values: &[T],
@@ -264,7 +264,7 @@ fn lend<'py, T: Element, D: IntoDimension>(
 }
 
 /// Map a file for reading.
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // a file may change under its mapping, see below
 fn map(path: &Path) -> io::Result<trie::store::Bytes> {
     let file = File::open(path)?;
     // SAFETY: a mapping is only as constant as its file. `save` never writes into a file that

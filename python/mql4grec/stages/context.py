@@ -100,9 +100,9 @@ def translator_folder(context: Context, modality: Modality) -> Path:
     return (trained or context.folder / "translator") / modality
 
 
-def index_path(folder: Path, shop: DatasetSettings, modality: Modality) -> Path:
+def index_path(folder: Path, dataset: str, modality: Modality) -> Path:
     """Give the place of a shop's JSON index; beside it lie Parquet shards, alone if it is large."""
-    return folder / f"{shop.name}.index_{INDEX_SUFFIX[modality]}.json"
+    return folder / f"{dataset}.index_{INDEX_SUFFIX[modality]}.json"
 
 
 def load_ids(context: Context, shop: DatasetSettings) -> dict[Modality, SemanticIds]:
@@ -111,7 +111,7 @@ def load_ids(context: Context, shop: DatasetSettings) -> dict[Modality, Semantic
     n_items = load_catalog(context, shop.name).n_items
     found = {}
     for modality in modalities(context.settings, shop):
-        path = index_path(folder, shop, modality)
+        path = index_path(folder, shop.name, modality)
         facts = artifacts.read_json(
             folder / f"{shop.name}.{modality}.json", made_by="generate-codes"
         )

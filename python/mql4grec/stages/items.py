@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mql4grec import artifacts, catalog, codes
 from mql4grec.codes import SemanticIds
-from mql4grec.config import DatasetSettings, Modality
+from mql4grec.config import CodesSettings, DatasetSettings, Modality
 from mql4grec.errors import ArtifactError, ConfigError
+from mql4grec.runtime import Journal
 from mql4grec.stages.context import (
     Context,
     encoded,
@@ -95,17 +96,35 @@ def generate_codes(context: Context, folder: Path) -> None:
             ids, report = _semantic_ids(
                 context, shop, modality=modality, item_ids=item_ids, work=work
             )
-            path = index_path(folder, shop, modality)
-            codes.write_shards(
-                path.with_suffix(".parquet"), ids, item_ids=item_ids, journal=context.journal
+            write_codes(
+                folder,
+                ids,
+                report=report,
+                item_ids=item_ids,
+                settings=settings.codes,
+                journal=context.journal,
             )
-            if len(item_ids) <= settings.codes.json_max_items:
-                codes.write_index(path, ids)
-            facts = {"n_codes": ids.n_codes, **dataclasses.asdict(report)}
-            artifacts.write_json(folder / f"{shop.name}.{modality}.json", facts)
-            context.journal.log("codes.assigned", dataset=shop.name, modality=modality, **facts)
             shutil.rmtree(work, ignore_errors=True)
         catalog.write_ids(folder / f"{shop.name}.item2id", item_ids)  # what the rows are
+
+
+def write_codes(
+    folder: Path,
+    ids: SemanticIds,
+    *,
+    report: codes.CollisionReport,
+    item_ids: Sequence[str] | None,
+    settings: CodesSettings,
+    journal: Journal,
+) -> None:
+    """Write a shop's index in one modality, as shards and if small as JSON, and its report."""
+    path = index_path(folder, ids.dataset, ids.modality)
+    codes.write_shards(path.with_suffix(".parquet"), ids, item_ids=item_ids, journal=journal)
+    if len(ids.codes) <= settings.json_max_items:
+        codes.write_index(path, ids)
+    facts = {"n_codes": ids.n_codes, **dataclasses.asdict(report)}
+    artifacts.write_json(folder / f"{ids.dataset}.{ids.modality}.json", facts)
+    journal.log("codes.assigned", dataset=ids.dataset, modality=ids.modality, **facts)
 
 
 def _semantic_ids(

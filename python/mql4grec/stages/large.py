@@ -21,7 +21,7 @@ from mql4grec import artifacts, codes
 from mql4grec.config import CodesSettings, Modality
 from mql4grec.errors import ArtifactError, ConfigError, DataError
 from mql4grec.runtime import Journal, Runtime
-from mql4grec.stages.context import INDEX_SUFFIX
+from mql4grec.stages.items import write_codes
 
 if TYPE_CHECKING:
     from mql4grec.embeddings import GivenEmbeddings
@@ -54,11 +54,6 @@ class Files:
     def dataset(self) -> str:
         """Name of the shop: that of the embeddings."""
         return self.embeddings.stem
-
-    @property
-    def index(self) -> Path:
-        """Place of the JSON index; beside it lies the folder of Parquet shards."""
-        return self.out / f"{self.dataset}.index_{INDEX_SUFFIX[self.modality]}.json"
 
     @property
     def report(self) -> Path:
@@ -137,13 +132,9 @@ def _generate(
             path, dataset=files.dataset, n_items=given.n_items, item_ids=item_ids
         )
     ids, report = codes.assign(translation, settings, existing=existing, item_ids=item_ids)
-    shards = files.index.with_suffix(".parquet")
-    codes.write_shards(shards, ids, item_ids=item_ids, journal=journal)
-    if given.n_items <= settings.json_max_items:
-        codes.write_index(files.index, ids)
-    facts = {"n_codes": ids.n_codes, **dataclasses.asdict(report)}
-    artifacts.write_json(files.report, facts)
-    journal.log("codes.assigned", dataset=files.dataset, modality=files.modality, **facts)
+    write_codes(
+        files.out, ids, report=report, item_ids=item_ids, settings=settings, journal=journal
+    )
     shutil.rmtree(work)
 
 

@@ -77,7 +77,7 @@ def _plan_items(settings: Settings) -> Iterator[Stage]:
             needs += (f"train-translator {modality}",)
     given = [_identity(path) for shop in shops for path in (shop.text_index, shop.image_index)]
     given += [_identity(path) for path in (*settings.codes.extend, *_trained(settings))]
-    covers = (settings.codes.model_dump(mode="json"), given)
+    covers = (settings.codes.model_dump(mode="json", exclude={"max_memory_gib"}), given)
     yield Stage("generate-codes", "", "codes", covers, needs, generate_codes)
 
 
