@@ -83,6 +83,7 @@ def test_results_are_printed(finished: Path) -> None:
     assert "fused" in result.output
     assert "popular" in result.output
     assert "collisions, before and after" in result.output
+    assert "\u2026" not in result.output
 
 
 def test_check_tells_what_is_done(finished: Path) -> None:

@@ -623,6 +623,8 @@ def test_command_line(tmp_path: Path) -> None:
     result = call(*options(tmp_path, source), *chosen)
     assert result.exit_code == 0, result.exception
     assert "collisions, before and after" in result.output
+    assert "fill of the tree" in result.output
+    assert "\u2026" not in result.output  # at 80 columns nothing is cut off
     assert "done now: nothing" not in result.output
     events = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     assert [json.loads(event)["event"] for event in events] == ["codes.assigned"]

@@ -365,37 +365,40 @@ def _print_reports(reports: Mapping[str, Path]) -> None:
 
     from mql4grec import artifacts
 
+    found = [artifacts.read_json(path, made_by="generate-codes") for path in reports.values()]
     table = Table("semantic IDs", title="collisions, before and after")
-    for name in COLLISION_COLUMNS:
-        table.add_column(name, justify="right")
-    for name, path in reports.items():
-        facts = artifacts.read_json(path, made_by="generate-codes")
-        table.add_row(name, *_collision_cells(facts))
+    for name in reports:
+        table.add_column(name, justify="right", overflow="fold")
+    for cells in zip(*map(_collision_lines, found), strict=True):
+        table.add_row(cells[0][0], *(value for _, value in cells))
     _console().print(table)
 
 
-COLLISION_COLUMNS = (
-    "items",
-    "shared IDs",
-    "largest",
-    "items sharing",
-    "moved",
-    "by level",
-    "added error",
-    "perplexity",
-    "shared after",
-)
+def _collision_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Spell a collision report, a name and a value each; values of levels one after the other."""
 
+    def each(name: str, form: str) -> str:
+        return " ".join(format(value, form) for value in facts[name])
 
-def _collision_cells(facts: Mapping[str, Any]) -> list[str]:
-    """Spell a collision report as the cells of a row."""
-    names = ("n_items", "n_groups_before", "largest_group", "n_shared_before", "n_moved")
-    counts = [f"{facts[name]:,}" for name in names]
-    levels = "/".join(map(str, facts["moved_per_level"]))
-    share = facts["added_share"]
-    added = "-" if share is None else f"{share:.2%}"
-    perplexity = "/".join(f"{value:.0f}" for value in facts["perplexity_after"])
-    return [*counts, levels, added, perplexity, f"{facts['rate_after']:.2%}"]
+    def known(name: str, form: str) -> str:
+        return "-" if facts[name] is None else format(facts[name], form)
+
+    return [
+        ("items", f"{facts['n_items']:,}"),
+        ("shared IDs", f"{facts['n_groups_before']:,}"),
+        ("items sharing", f"{facts['n_shared_before']:,}"),
+        ("largest group", f"{facts['largest_group']:,}"),
+        ("collision rate before", f"{facts['rate_before']:.2%}"),
+        ("collision rate after", f"{facts['rate_after']:.2%}"),
+        ("moved", f"{facts['n_moved']:,}"),
+        ("by level", each("moved_per_level", ",")),
+        ("added error per moved", known("added_error", ".4g")),
+        ("added, of all error", known("added_share", ".2%")),
+        ("codes used", each("usage_after", ",")),
+        ("entropy, bits", each("entropy_after", ".2f")),
+        ("perplexity", each("perplexity_after", ".0f")),
+        ("fill of the tree", each("fill", ".0%")),
+    ]
 
 
 def _print_results(settings: Settings) -> None:
