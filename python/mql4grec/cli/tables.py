@@ -1,0 +1,113 @@
+"""What a run has found, printed as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mql4grec.cli.options import console
+
+if TYPE_CHECKING:
+    from mql4grec.config import Settings
+    from mql4grec.report import Recommendation
+
+
+def print_collisions(settings: Settings) -> None:
+    """Print how many items of a run shared a semantic ID, and what it took to part them."""
+    from mql4grec.runtime import is_main_process
+    from mql4grec.stages.context import modalities
+
+    if is_main_process():
+        folder = settings.folder / "codes"
+        print_reports(
+            {
+                f"{shop.name} {modality}": folder / f"{shop.name}.{modality}.json"
+                for shop in settings.catalog.datasets
+                for modality in modalities(settings, shop)
+            }
+        )
+
+
+def print_reports(reports: Mapping[str, Path]) -> None:
+    """Print collision reports as a table."""
+    from rich.table import Table
+
+    from mql4grec import artifacts
+
+    found = [artifacts.read_json(path, made_by="generate-codes") for path in reports.values()]
+    table = Table("semantic IDs", title="collisions, before and after")
+    for name in reports:
+        table.add_column(name, justify="right", overflow="fold")
+    for cells in zip(*map(_collision_lines, found), strict=True):
+        table.add_row(cells[0][0], *(value for _, value in cells))
+    console().print(table)
+
+
+def _collision_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Spell a collision report, a name and a value each; values of levels one after the other."""
+
+    def each(name: str, form: str) -> str:
+        return " ".join(format(value, form) for value in facts[name])
+
+    def known(name: str, form: str) -> str:
+        return "-" if facts[name] is None else format(facts[name], form)
+
+    return [
+        ("items", f"{facts['n_items']:,}"),
+        ("shared IDs", f"{facts['n_groups_before']:,}"),
+        ("items sharing", f"{facts['n_shared_before']:,}"),
+        ("largest group", f"{facts['largest_group']:,}"),
+        ("collision rate before", f"{facts['rate_before']:.2%}"),
+        ("collision rate after", f"{facts['rate_after']:.2%}"),
+        ("moved", f"{facts['n_moved']:,}"),
+        ("by level", each("moved_per_level", ",")),
+        ("added error per moved", known("added_error", ".4g")),
+        ("added, of all error", known("added_share", ".2%")),
+        ("codes used", each("usage_after", ",")),
+        ("entropy, bits", each("entropy_after", ".2f")),
+        ("perplexity", each("perplexity_after", ".0f")),
+        ("fill of the tree", each("fill", ".0%")),
+    ]
+
+
+def print_results(settings: Settings) -> None:
+    """Print the table of metrics, generative rankings first."""
+    from mql4grec import artifacts
+    from mql4grec.runtime import is_main_process
+
+    if not is_main_process():
+        return
+    from rich.table import Table
+
+    path = settings.folder / "evaluation" / "metrics.json"
+    found = artifacts.read_json(path, made_by="evaluate")
+    names = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+    title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
+    table = Table("ranking", title=title)
+    for name in names:
+        table.add_column(name, justify="right")
+    for ranking, values in found["rankings"].items():
+        table.add_row(ranking, *(f"{values[name]:.4f}" for name in names))
+    console().print(table)
+    print(f"metrics: {path}")
+    page = settings.folder / "report" / "index.html"
+    if page.exists():
+        print(f"report:  {page}")
+
+
+def print_recommendation(found: Recommendation) -> None:
+    """Print the items recommended for one history, or that there are none."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = " ".join(found.history)
+    if found.user_id is not None:
+        title = f"{found.user_id}: {title}"
+    table = Table("rank", "item", "title", "score", title=escape(title))
+    items = zip(found.item_ids, found.titles, found.scores, strict=True)
+    for place, (item_id, name, score) in enumerate(items, start=1):
+        table.add_row(str(place), escape(item_id), escape(name), f"{score:.3f}")
+    console().print(table)
+    if not found.item_ids:
+        print("no item is left: the filters close all of them, or no item of the history is known")

@@ -1,0 +1,143 @@
+"""Rankings from a trained run: for its test split, and for any other histories of its shop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mql4grec import evaluation
+from mql4grec.catalog import Catalog, Histories
+from mql4grec.config import Modality
+from mql4grec.decoding import Filters, ItemTrie, Rankings, Search
+from mql4grec.errors import ArtifactError
+from mql4grec.stages.context import (
+    SEQUENCE_TASK,
+    Context,
+    load_catalog,
+    load_corpus,
+    load_ids,
+    load_spelt_ids,
+    load_vocabulary,
+    modalities,
+)
+
+if TYPE_CHECKING:
+    from transformers import T5ForConditionalGeneration
+
+    from mql4grec.decoding.batches import BeamCount
+    from mql4grec.language import Corpus
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """What ranks the items of the target shop, read once for many calls.
+
+    Attributes:
+        context: Of a run whose fine-tuning is done.
+        shop: The target shop.
+        corpus: The shop's items as tokens.
+        model: The fine-tuned T5.
+        tries: Of the items, by modality; those in which the shop has codes.
+    """
+
+    context: Context
+    shop: Catalog
+    corpus: Corpus
+    model: T5ForConditionalGeneration
+    tries: dict[Modality, ItemTrie]
+
+
+def load_ranker(context: Context) -> Ranker:
+    """Read what a run has left.
+
+    Args:
+        context: Of a run whose fine-tuning is done.
+
+    Raises:
+        ArtifactError: If a file is missing.
+    """
+    from mql4grec import decoding, recommender
+
+    target = context.settings.target
+    ids = load_spelt_ids(context, target, vocabulary=load_vocabulary(context))
+    return Ranker(
+        context=context,
+        shop=load_catalog(context, target.name),
+        corpus=load_corpus(context, target.name),
+        model=recommender.load(context.folder / "recommender" / "finetune"),
+        tries={modality: decoding.build_trie(found) for modality, found in ids.items()},
+    )
+
+
+def rank(
+    ranker: Ranker,
+    histories: Histories,
+    *,
+    modality: Modality,
+    n_beams: BeamCount,
+    top_k: int | None = None,
+    filters: Filters | None = None,
+    folder: Path | None = None,
+) -> Rankings:
+    """Rank the target shop's items for every history, by beam search in one modality.
+
+    Args:
+        ranker: Of the run.
+        histories: Of U users, item rows of the target shop.
+        modality: Whose codes are read and written.
+        n_beams: M; "all" scores every item.
+        top_k: Items per user; None: as many as beams.
+        filters: Which items each user may get; all if None.
+        folder: Where finished parts are kept, so that an interrupted call goes on; None: nowhere.
+    """
+    from mql4grec import decoding, language
+
+    settings, corpus = ranker.context.settings.decoding, ranker.corpus
+    users = np.arange(histories.n_users)
+    inputs = language.encode_histories(corpus, histories, task=SEQUENCE_TASK[modality], users=users)
+    return decoding.recommend(
+        ranker.model,
+        ranker.tries[modality],
+        vocabulary=corpus.vocabulary,
+        modality=modality,
+        inputs=inputs,
+        n_beams=n_beams,
+        batch_size=settings.batch_size,
+        search=Search(normalise=settings.normalise, top_k=top_k, exact=settings.exact),
+        filters=filters,
+        folder=folder,
+        runtime=ranker.context.runtime,
+        journal=ranker.context.journal,
+    )
+
+
+def assemble(
+    context: Context, generated: Mapping[Modality, Rankings], histories: Histories
+) -> dict[str, Rankings]:
+    """Remove seen items if the settings ask for it, and add "fused" where both modalities are."""
+    ids = load_ids(context, context.settings.target)
+    return evaluation.assemble(
+        generated,
+        histories,
+        settings=context.settings.evaluation,
+        n_tokens=1 + max(found.n_levels for found in ids.values()),  # codes and eos
+    )
+
+
+def modalities_of(context: Context, ranking: str) -> Sequence[Modality]:
+    """List the modalities that a ranking is made of: one, or for "fused" all that the shop has.
+
+    Raises:
+        ArtifactError: If the run has no such ranking.
+    """
+    available = modalities(context.settings, context.settings.target)
+    wanted = available if ranking == "fused" else tuple(m for m in available if m == ranking)
+    if not wanted:
+        raise ArtifactError(
+            f"`--ranking`: expected one of {[*available, 'fused']}, got {ranking!r}; choose another"
+        )
+    return wanted
