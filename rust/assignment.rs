@@ -64,15 +64,16 @@ impl Ord for Event {
 /// A semantic ID that some seeker listed.
 ///
 /// ```text
-/// owner    the seeker that has it for now
-/// price    0 or less: what it costs others to take it away
-/// reached  in this search for a path: from which seeker, and the length; none: not yet
+/// owner   the seeker that has it for now
+/// price   0 or less: what it costs others to take it away
+/// length  of the shortest path to it so far in this search; infinity: none
+/// from    the seeker before it on that path
 /// ```
 struct Target {
-    codes: Id,
     owner: Option<usize>,
     price: f64,
-    reached: Option<(usize, f64)>,
+    length: f64,
+    from: usize,
 }
 
 /// An assignment in the making.
@@ -80,133 +81,185 @@ struct Target {
 /// Two seekers that both listed (0, 0) first; the second has it, the first has (0, 1):
 ///
 /// ```text
-/// seekers  [0] listed (0, 0) .1, (0, 1) .2   [1] listed (0, 0) .1, (0, 1) .9
-/// values   .2 .1                             what each pays at least
-/// targets  (0, 0) owner 1 price -.0 | (0, 1) owner 0
+/// listed   [0] .1 target 0, .2 target 1   [1] .1 target 0, .9 target 1
+/// values   .2 .1                          what each pays at least
+/// owned    1 0
+/// targets  owner 1 price -.1 | owner 0 price 0
+/// codes    (0, 0) | (0, 1)
 /// ```
 struct Assignment<'a, 'b, 'c, D: Distances> {
-    seekers: &'a mut [Seeker],
+    rows: Vec<usize>,
+    listed: Vec<Vec<(f64, usize)>>,
     prefix: &'a [u16],
     values: Vec<f64>,
     lengths: Vec<f64>,
     owned: Vec<Option<usize>>,
     targets: Vec<Target>,
+    codes: Vec<Id>,
     index: FxHashMap<Id, usize>,
-    events: BinaryHeap<Event>,
     search: &'a mut Search<'b, D>,
     occupancy: &'a mut Occupancy<'c>,
+    path: Path,
+}
+
+/// What one search for a path found so far.
+///
+/// ```text
+/// events   what to do next, the shortest first
+/// shortest  of the paths to a semantic ID that nobody has
+/// visited  seekers that would pass theirs on
+/// reached  semantic IDs to which there is a path
+/// settled  those of them to which there is no shorter one
+/// ```
+#[derive(Default)]
+struct Path {
+    events: BinaryHeap<Event>,
+    shortest: f64,
+    visited: Vec<usize>,
+    reached: Vec<usize>,
+    settled: Vec<usize>,
 }
 
 /// Give every seeker a free semantic ID below the prefix, with the least total error. There must be
 /// as many free ones as seekers; `None` for those without, if there are not.
 ///
-/// O(M) paths over what contends with each other; a seeker that nobody contends with costs O(1).
+/// O(M) paths over what contends with each other; a seeker that nobody contends with costs O(1). At
+/// worst, where all M contend with each other, O(M) for each of M M pairs.
 pub(crate) fn assign<D: Distances>(
-    seekers: &mut [Seeker],
+    seekers: &[Seeker],
     prefix: &[u16],
     search: &mut Search<'_, D>,
     occupancy: &mut Occupancy<'_>,
 ) -> Vec<Option<Id>> {
     let n = seekers.len();
     let mut assignment = Assignment {
+        rows: seekers.iter().map(|seeker| seeker.row).collect(),
+        listed: vec![Vec::new(); n],
         values: seekers.iter().map(|s| s.listed.first().map_or(0.0, |f| f.error)).collect(),
         lengths: vec![0.0; n],
         owned: vec![None; n],
         targets: Vec::with_capacity(n),
+        codes: Vec::with_capacity(n),
         index: FxHashMap::default(),
-        events: BinaryHeap::new(),
-        seekers,
         prefix,
         search,
         occupancy,
+        path: Path::default(),
     };
+    for (seeker, Seeker { listed, .. }) in seekers.iter().enumerate() {
+        assignment.list(seeker, listed);
+    }
     for seeker in 0..n {
         assignment.augment(seeker);
     }
-    let targets = assignment.targets;
-    let codes =
-        |target: Option<usize>| target.and_then(|target| targets.get(target)).map(|t| t.codes);
-    assignment.owned.into_iter().map(codes).collect()
+    let codes = assignment.codes;
+    let owned = assignment.owned.into_iter();
+    owned.map(|target| target.map(|target| codes[target])).collect()
 }
 
 impl<D: Distances> Assignment<'_, '_, '_, D> {
+    /// Add to the list of a seeker.
+    fn list(&mut self, seeker: usize, found: &[Found]) {
+        for &Found { error, codes } in found {
+            let n_targets = self.targets.len();
+            let target = *self.index.entry(codes).or_insert(n_targets);
+            if target == n_targets {
+                self.codes.push(codes);
+                let (length, from) = (f64::INFINITY, seeker);
+                self.targets.push(Target { owner: None, price: 0.0, length, from });
+            }
+            self.listed[seeker].push((error, target));
+        }
+    }
+
     /// Find the cheapest way to give one more seeker a semantic ID, others moving on in a chain.
     fn augment(&mut self, seeker: usize) {
-        self.events.clear();
-        let (mut visited, mut settled) = (vec![seeker], Vec::new());
-        self.lengths[seeker] = 0.0;
-        self.offer(seeker, 0);
-        while let Some(Event { length, from, target }) = self.events.pop() {
+        self.path.shortest = f64::INFINITY;
+        self.visit(seeker, 0.0);
+        while let Some(Event { length, from, target }) = self.path.events.pop() {
             let Some(target) = target else {
                 self.extend(from);
                 continue;
             };
-            if self.targets[target].reached.is_some() {
-                continue;
+            if self.targets[target].length < length {
+                continue; // there was a shorter path
             }
-            self.targets[target].reached = Some((from, length));
-            settled.push(target);
-            match self.targets[target].owner {
-                Some(owner) => {
-                    self.lengths[owner] = length;
-                    visited.push(owner);
-                    self.offer(owner, 0);
-                }
-                None => {
-                    self.settle(length, &visited, &settled);
-                    self.pass_on(target);
-                    break;
-                }
+            self.path.settled.push(target);
+            if let Some(owner) = self.targets[target].owner {
+                self.visit(owner, length);
+            } else {
+                self.settle(length);
+                self.pass_on(target);
+                break;
             }
         }
-        for target in settled {
-            self.targets[target].reached = None;
+        for target in self.path.reached.drain(..) {
+            self.targets[target].length = f64::INFINITY;
         }
+        self.path.events.clear();
+        self.path.visited.clear();
+        self.path.settled.clear();
+    }
+
+    /// Go on from a seeker at the end of a path of some length.
+    fn visit(&mut self, seeker: usize, length: f64) {
+        self.lengths[seeker] = length;
+        self.path.visited.push(seeker);
+        self.offer(seeker, 0);
     }
 
     /// Offer what a seeker listed from a place on, and the extension of its list.
     fn offer(&mut self, seeker: usize, from_place: usize) {
-        let base = self.lengths[seeker] - self.values[seeker];
+        let (so_far, path) = (self.lengths[seeker], &mut self.path);
+        let base = so_far - self.values[seeker];
         let mut last = None;
-        for place in from_place..self.seekers[seeker].listed.len() {
-            let Found { error, codes } = self.seekers[seeker].listed[place];
-            let n_targets = self.targets.len();
-            let target = *self.index.entry(codes).or_insert(n_targets);
-            if target == n_targets {
-                self.targets.push(Target { codes, owner: None, price: 0.0, reached: None });
+        for &(error, number) in &self.listed[seeker][from_place..] {
+            // Prices are never above 0, so nothing from here on makes a shorter path.
+            if base + error >= path.shortest {
+                return;
             }
             last = Some(error);
-            let Target { price, ref reached, .. } = self.targets[target];
-            if reached.is_none() {
-                let length = base + error - price;
-                self.events.push(Event { length, from: seeker, target: Some(target) });
+            let target = &mut self.targets[number];
+            // Rounding must not make a path shorter than its beginning.
+            let length = (base + error - target.price).max(so_far);
+            if length < target.length {
+                if target.length == f64::INFINITY {
+                    path.reached.push(number);
+                }
+                (target.length, target.from) = (length, seeker);
+                if target.owner.is_none() {
+                    path.shortest = path.shortest.min(length);
+                }
+                path.events.push(Event { length, from: seeker, target: Some(number) });
             }
         }
         if let Some(error) = last {
-            self.events.push(Event { length: base + error, from: seeker, target: None });
+            path.events.push(Event { length: base + error, from: seeker, target: None });
         }
     }
 
-    /// List more of what is near a seeker; a list that does not grow is complete.
+    /// List more of what is near a seeker, up to as many as there are seekers: the others cannot take
+    /// more than all but one of them. A list that does not grow is complete.
     fn extend(&mut self, seeker: usize) {
-        let n = self.seekers[seeker].listed.len();
-        let row = self.seekers[seeker].row;
-        let found = self.search.nearest(row, self.prefix, n * 4, self.occupancy);
-        if found.len() > n {
-            self.seekers[seeker].listed.extend_from_slice(&found[n..]);
+        let n = self.listed[seeker].len();
+        let n_wanted = (n * 4).min(self.rows.len());
+        if n_wanted > n {
+            let row = self.rows[seeker];
+            let found = self.search.nearest(row, self.prefix, n_wanted, self.occupancy);
+            let more: Vec<Found> = found[n..].to_vec();
+            self.list(seeker, &more);
             self.offer(seeker, n);
         }
     }
 
     /// Raise values and prices, so that the shortest path costs nothing more.
-    fn settle(&mut self, length: f64, visited: &[usize], settled: &[usize]) {
-        for &seeker in visited {
+    fn settle(&mut self, length: f64) {
+        for &seeker in &self.path.visited {
             self.values[seeker] += length - self.lengths[seeker];
         }
-        for &target in settled {
-            if let Some((_, reached)) = self.targets[target].reached {
-                self.targets[target].price -= length - reached;
-            }
+        for &target in &self.path.settled {
+            let target = &mut self.targets[target];
+            target.price -= length - target.length;
         }
     }
 
@@ -214,7 +267,7 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
     fn pass_on(&mut self, target: usize) {
         let mut next = Some(target);
         while let Some(target) = next {
-            let Some((seeker, _)) = self.targets[target].reached else { return };
+            let seeker = self.targets[target].from;
             self.targets[target].owner = Some(seeker);
             next = self.owned[seeker].replace(target);
         }
