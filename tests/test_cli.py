@@ -150,7 +150,10 @@ def test_titles_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> N
             "expected item ids of `Demo`, got 1 unknown, the first ['no-such-item']",
         ),
         ([], "histories: expected item ids or a file, got none"),
-        (["--histories", "none.jsonl"], "`none.jsonl`: expected a file of JSON lines in UTF-8, got"),
+        (
+            ["--histories", "none.jsonl"],
+            "`none.jsonl`: expected a file of JSON lines in UTF-8, got",
+        ),
         (["item-0001", "--ranking", "best"], "expected one of ['text', 'image', 'fused']"),
     ],
 )
