@@ -33,7 +33,7 @@ from mql4grec import decoding, language, recommender
 from mql4grec.catalog import Histories
 from mql4grec.codes import SemanticIds
 from mql4grec.config import LanguageSettings, RecommenderSettings
-from mql4grec.decoding import Search, TrieLogitsProcessor
+from mql4grec.decoding import Search, TrieLogitsProcessor, spell
 from mql4grec.decoding.device_trie import DeviceTrie
 from mql4grec.runtime import Runtime
 
@@ -131,7 +131,7 @@ class World:
         many = np.arange(min(options.users, len(self.inputs[0])))
         few = many[: options.rival_users]
         first = self.vocabulary.first_code["text"]
-        processor = TrieLogitsProcessor(self.trie, vocabulary=self.vocabulary, modality="text")
+        processor = TrieLogitsProcessor(spell(self.trie, self.vocabulary, modality="text"))
         dictionary = DictionaryTrie(self.ids.codes[self.ids.present] + np.array(first), 0, 1)
         constraint = {"logits_processor": LogitsProcessorList([processor])}
         return [

@@ -38,7 +38,7 @@ from mql4grec.config import (
     TrainingSettings,
     TranslatorSettings,
 )
-from mql4grec.decoding import TrieLogitsProcessor
+from mql4grec.decoding import TrieLogitsProcessor, spell
 from mql4grec.embeddings import Embeddings
 from mql4grec.runtime import Runtime, describe_machine, start
 
@@ -132,7 +132,7 @@ def compare(
     began = time.perf_counter()
     ours = decoding.recommend(model, trie, inputs=inputs, **common)
     our_seconds = time.perf_counter() - began
-    processor = TrieLogitsProcessor(trie, vocabulary=vocabulary, modality="text")
+    processor = TrieLogitsProcessor(spell(trie, vocabulary, modality="text"))
     ids, mask = (torch.as_tensor(part).to(runtime.device) for part in few)
     began = time.perf_counter()
     found = []

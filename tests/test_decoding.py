@@ -105,9 +105,11 @@ def make_inputs(world: World, *, seed: int = 0, n_users: int = 5, width: int = 9
 
 
 def processor(world: World, *, n_start: int = 1) -> decoding.TrieLogitsProcessor:
-    return decoding.TrieLogitsProcessor(
-        world.trie, vocabulary=world.vocabulary, modality="text", n_start=n_start
-    )
+    return decoding.TrieLogitsProcessor(spelling(world), n_start=n_start)
+
+
+def spelling(world: World) -> decoding.Spelling:
+    return decoding.spell(world.trie, world.vocabulary, modality="text")
 
 
 def generate(world: World, inputs: Inputs, **arguments: Any) -> Any:
@@ -378,9 +380,7 @@ def brute_force(world: World, prefix: tuple[int, ...]) -> set[int]:
 def test_allowed_tokens_equal_brute_force_for_every_prefix() -> None:
     world = make_world(0, n_codes=(3, 4, 2))
     mask = processor(world, n_start=2)
-    prefix_function = decoding.prefix_allowed_tokens_fn(
-        world.trie, vocabulary=world.vocabulary, modality="text", n_start=2
-    )
+    prefix_function = decoding.prefix_allowed_tokens_fn(spelling(world), n_start=2)
     for level in range(4):
         prefixes = list(itertools.product(*(range(k) for k in world.ids.n_codes[:level])))
         tokens = [
@@ -419,9 +419,7 @@ def test_tokens_that_are_no_codes_of_their_level_may_only_end() -> None:
 def test_the_prefix_function_generates_what_the_processor_does() -> None:
     world = make_world(10)
     inputs = make_inputs(world)
-    prefix_function = decoding.prefix_allowed_tokens_fn(
-        world.trie, vocabulary=world.vocabulary, modality="text"
-    )
+    prefix_function = decoding.prefix_allowed_tokens_fn(spelling(world))
     beams = {"num_beams": 5, "num_return_sequences": 5}
     ours = generate(world, inputs, logits_processor=[processor(world)], **beams)
     theirs = generate(world, inputs, prefix_allowed_tokens_fn=prefix_function, **beams)
@@ -488,7 +486,7 @@ def test_a_vocabulary_of_other_levels() -> None:
     world = make_world(14)
     other = language.build_vocabulary(LanguageSettings(), n_codes={"text": (5, 4, 8)})
     with pytest.raises(ValueError, match="trie") as caught:
-        decoding.TrieLogitsProcessor(world.trie, vocabulary=other, modality="text")
+        decoding.spell(world.trie, other, modality="text")
     assert str(caught.value) == (
         "`trie`: expected levels (5, 4, 8) as the vocabulary has for 'text', got (5, 4, 7); "
         "use the vocabulary that the model was trained with"

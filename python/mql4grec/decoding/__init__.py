@@ -5,6 +5,7 @@ made. Its parts:
 
     rankings    the record that evaluation and report work on; needs no torch
     trie        semantic IDs to a trie, and back to item rows
+    spelling    the tokens that a model, ours or another, writes for a trie's codes
     device_trie the trie as tensors, walked on the model's device
     filters     which items each user may get
     network     a T5's weights laid out for decoding
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mql4grec.decoding.batches import Search, recommend
     from mql4grec.decoding.filters import Filters
     from mql4grec.decoding.generate import TrieLogitsProcessor, prefix_allowed_tokens_fn
+    from mql4grec.decoding.spelling import Spelling, spell, spell_tokens
     from mql4grec.decoding.trie import ItemTrie, build_trie
 
 __all__ = [
@@ -32,10 +34,13 @@ __all__ = [
     "ItemTrie",
     "Rankings",
     "Search",
+    "Spelling",
     "TrieLogitsProcessor",
     "build_trie",
     "prefix_allowed_tokens_fn",
     "recommend",
+    "spell",
+    "spell_tokens",
 ]
 
 PLACES = {
@@ -45,7 +50,10 @@ PLACES = {
     "build_trie": "trie",
     "TrieLogitsProcessor": "generate",
     "prefix_allowed_tokens_fn": "generate",
+    "Spelling": "spelling",
     "recommend": "batches",
+    "spell": "spelling",
+    "spell_tokens": "spelling",
 }
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +15,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from mql4grec.config import Modality
 from mql4grec.decoding.device_trie import DeviceTrie, lay_out
-from mql4grec.decoding.trie import ItemTrie, first_codes
-from mql4grec.language import Vocabulary
+from mql4grec.decoding.spelling import Spelling
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A spelling on a device.
+
+    Attributes:
+        trie: As tensors.
+        edges: Of the trie, as `DeviceTrie.edges` gives them.
+        tokens: Token id of each code of a level, ascending, int64 (K), one tensor per level (L).
+    """
+
+    trie: DeviceTrie
+    edges: Tensor
+    tokens: tuple[Tensor, ...]
+
+    def codes_of(self, tokens: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Give the codes of tokens (B) of a level, and which tokens are codes there."""
+        known = self.tokens[level]
+        places = torch.searchsorted(known, tokens).clamp_(max=len(known) - 1)
+        return places, known[places] == tokens
 
 
 class TrieLogitsProcessor(LogitsProcessor):
@@ -31,23 +51,17 @@ class TrieLogitsProcessor(LogitsProcessor):
     log-probabilities over the whole vocabulary.
     """
 
-    def __init__(
-        self, trie: ItemTrie, *, vocabulary: Vocabulary, modality: Modality, n_start: int = 1
-    ) -> None:
+    def __init__(self, spelling: Spelling, *, n_start: int = 1) -> None:
         """Hold on to a trie.
 
         Args:
-            trie: Of the items that may come out.
-            vocabulary: Of the model.
-            modality: Whose codes are written.
+            spelling: Of the items that may come out, in the model's tokens.
             n_start: Tokens before the first code: 1 for T5's decoder start; the length of the
-                prompt for a decoder-only model.
+                prompt, padding included, for a decoder-only model.
         """
-        self._trie = trie
-        self._first = np.array(first_codes(trie, vocabulary, modality=modality))
-        self._pad, self._eos = vocabulary.pad, vocabulary.eos
+        self._spelling, self._trie = spelling, spelling.trie
         self._n_start = n_start
-        self._laid_out: dict[torch.device, tuple[DeviceTrie, Tensor]] = {}
+        self._laid_out: dict[torch.device, OnDevice] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Set all but the allowed tokens to -inf.
@@ -71,35 +85,32 @@ class TrieLogitsProcessor(LogitsProcessor):
         level, levels = tokens.shape[1], self._trie.n_codes
         masked = torch.full_like(scores, -torch.inf)
         if level >= len(levels):
-            only = self._eos if level == len(levels) else self._pad
+            only = self._spelling.eos if level == len(levels) else self._spelling.pad
             masked[:, only] = scores[:, only]
             return masked
-        trie, edges = self._on(scores.device)
+        here = self._on(scores.device)
         nodes, known = torch.zeros_like(input_ids[:, 0]), torch.ones_like(input_ids[:, 0]).bool()
         if level:
-            codes = [tokens[:, i] - int(self._first[i]) for i in range(level)]
-            spelt = [(code >= 0) & (code < k) for code, k in zip(codes, levels, strict=False)]
-            bounded = [code.clamp(0, k - 1) for code, k in zip(codes, levels, strict=False)]
-            nodes, known = trie.walk(torch.stack(bounded, dim=1), edges)
-            known = known & torch.stack(spelt).all(dim=0)
-        children, taken = trie.slots(nodes[:, None], level)  # (B, 1, W)
+            codes = [here.codes_of(tokens[:, i].contiguous(), i) for i in range(level)]
+            nodes, known = here.trie.walk(torch.stack([c for c, _ in codes], dim=1), here.edges)
+            known = known & torch.stack([spelt for _, spelt in codes]).all(dim=0)
+        children, taken = here.trie.slots(nodes[:, None], level)  # (B, 1, W)
         taken = taken[:, 0] & known[:, None]
         # Places that are not taken write to a column beside the vocabulary.
-        columns = torch.where(
-            taken, trie.codes[children[:, 0]] + int(self._first[level]), scores.shape[1]
-        )
+        following = here.tokens[level][here.trie.codes[children[:, 0]]]
+        columns = torch.where(taken, following, scores.shape[1])
         wide = torch.cat([masked, masked[:, :1]], dim=1)
         wide.scatter_(1, columns, scores.gather(1, columns.clamp(max=scores.shape[1] - 1)))
         masked = wide[:, :-1]
-        masked[:, self._eos] = torch.where(
-            taken.any(dim=1), masked[:, self._eos], scores[:, self._eos]
-        )
+        eos = self._spelling.eos
+        masked[:, eos] = torch.where(taken.any(dim=1), masked[:, eos], scores[:, eos])
         return masked
 
-    def _on(self, device: torch.device) -> tuple[DeviceTrie, Tensor]:
+    def _on(self, device: torch.device) -> OnDevice:
         if device not in self._laid_out:
             trie = lay_out(self._trie, device=device)
-            self._laid_out[device] = (trie, trie.edges())
+            tokens = tuple(torch.from_numpy(known).to(device) for known in self._spelling.tokens)
+            self._laid_out[device] = OnDevice(trie, trie.edges(), tokens)
         return self._laid_out[device]
 
     def allowed(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -111,29 +122,25 @@ class TrieLogitsProcessor(LogitsProcessor):
         Returns:
             Pairs (row, token id), every row at least once.
         """
-        batch, level = tokens.shape
-        n_codes = self._trie.n_codes
+        (batch, level), n_levels = tokens.shape, len(self._trie.n_codes)
         everyone = np.arange(batch)
-        if level > len(n_codes):
-            return everyone, np.full(batch, self._pad)
-        codes = tokens - self._first[:level]
-        spelt = ((codes >= 0) & (codes < np.array(n_codes[:level]))).all(axis=1)
-        codes = np.where(spelt[:, None], codes, 0).astype(np.uint16)
-        if level == len(n_codes):
-            return everyone, np.full(batch, self._eos)
+        if level >= n_levels:
+            only = self._spelling.eos if level == n_levels else self._spelling.pad
+            return everyone, np.full(batch, only)
+        codes, spelt = self._spelling.codes_of(tokens)
         offsets, following = self._trie.core.allowed(codes)
         rows = np.repeat(everyone, np.diff(offsets))
         kept = spelt[rows]
-        rows, following = rows[kept], following[kept].astype(np.int64) + self._first[level]
+        rows, allowed = rows[kept], self._spelling.tokens[level][following[kept]]
         dead = np.setdiff1d(everyone, rows)
         return (
             np.concatenate([rows, dead]),
-            np.concatenate([following, np.full(len(dead), self._eos)]),
+            np.concatenate([allowed, np.full(len(dead), self._spelling.eos)]),
         )
 
 
 def prefix_allowed_tokens_fn(
-    trie: ItemTrie, *, vocabulary: Vocabulary, modality: Modality, n_start: int = 1
+    spelling: Spelling, *, n_start: int = 1
 ) -> Callable[[int, Tensor], list[int]]:
     """Make what `generate(prefix_allowed_tokens_fn=...)` takes.
 
@@ -141,9 +148,7 @@ def prefix_allowed_tokens_fn(
     per step.
 
     Args:
-        trie: Of the items that may come out.
-        vocabulary: Of the model.
-        modality: Whose codes are written.
+        spelling: Of the items that may come out, in the model's tokens.
         n_start: Tokens before the first code, as for `TrieLogitsProcessor`.
 
     Returns:
@@ -153,7 +158,7 @@ def prefix_allowed_tokens_fn(
         The authors' generation trie; not their second variant, which looks up the last token alone
         and lets 99.5 % of its paths end at no item.
     """
-    processor = TrieLogitsProcessor(trie, vocabulary=vocabulary, modality=modality, n_start=n_start)
+    processor = TrieLogitsProcessor(spelling, n_start=n_start)
 
     def allowed_tokens(batch_id: int, sequence: Tensor) -> list[int]:
         tokens = sequence[None, n_start:].cpu().numpy()
