@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from mql4grec import decoding
 from mql4grec.decoding.beams import Target, beam_search
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.filters import Filters, lay_out_filters
@@ -107,3 +108,63 @@ def test_no_step_waits_for_the_host() -> None:
             scores = torch.zeros(3, world.vocabulary.n_tokens)
             masked = mask.on_device(torch.zeros(3, 1 + length, dtype=torch.int64), scores)
             assert masked.shape == scores.shape
+
+
+def foreign(world: World, *, seed: int = 0) -> tuple[decoding.Spelling, np.ndarray]:
+    """Spell a world's items by tokens in no order, some of them codes of several levels."""
+    generator = np.random.default_rng(seed)
+    table = [2 + generator.permutation(90)[:k] for k in world.ids.n_codes]
+    codes = world.ids.codes[world.ids.present]
+    tokens = np.stack([table[level][codes[:, level]] for level in range(len(table))], axis=1)
+    return decoding.spell_tokens(tokens, pad=0, eos=1), tokens
+
+
+@pytest.mark.parametrize("n_codes", SHAPES)
+def test_tokens_of_any_tokenizer(n_codes: tuple[int, ...]) -> None:
+    spelling, tokens = foreign(make_world(6, n_codes=n_codes))
+    mask = decoding.TrieLogitsProcessor(spelling, n_start=2)
+    prefix_function = decoding.prefix_allowed_tokens_fn(spelling, n_start=2)
+    generator = np.random.default_rng(0)
+    for length in range(len(n_codes) + 2):
+        prefixes = np.concatenate([tokens, np.ones((len(tokens), 1), np.int64)], axis=1)
+        prefixes = prefixes[:, :length]
+        prefixes = np.where(generator.random(prefixes.shape) < 0.1, 91, prefixes)
+        ids = torch.as_tensor(np.pad(prefixes, ((0, 0), (2, 0)), constant_values=7))
+        scores = torch.randn(len(ids), 92)
+        masked = mask(ids, scores)
+        assert torch.equal(mask.on_device(ids, scores), masked)
+        for prefix, sequence, row in zip(prefixes.tolist(), ids, masked, strict=True):
+            items = [item for item in tokens.tolist() if item[:length] == prefix]
+            expected = {item[length] for item in items if length < len(item)} or {1}
+            expected = {0} if length > len(n_codes) else expected
+            assert set(row.isfinite().nonzero().ravel().tolist()) == expected
+            assert set(prefix_function(0, sequence)) == expected
+
+
+def test_sequences_of_any_tokenizer_are_found() -> None:
+    spelling, tokens = foreign(make_world(7))
+    ended = np.pad(tokens, ((0, 0), (0, 2)), constant_values=1)
+    np.testing.assert_array_equal(spelling.find(torch.as_tensor(ended)), np.arange(len(tokens)))
+    wrong = tokens.copy()
+    wrong[:, 1] = 95
+    np.testing.assert_array_equal(spelling.find(wrong), -1)
+    np.testing.assert_array_equal(spelling.find(tokens[:, :2]), -1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.ones((2, 3)), "`tokens`: expected integers (N, L), got float64 (2, 3); give as many"),
+        (np.ones(3, int), "`tokens`: expected integers (N, L), got int64 (3,); give as many"),
+        (np.ones((0, 3), int), "`tokens`: expected integers (N, L), got int64 (0, 3); give as "),
+        (
+            np.stack([np.zeros(65537, int), np.arange(65537)], axis=1),
+            "`tokens`: expected at most 65536 different ones in a column, got 65537 in column 1; ",
+        ),
+        (np.ones((2, 3), int), "`codes`"),
+    ],
+)
+def test_tokens_that_spell_no_items(tokens: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match="tokens|codes") as caught:
+        decoding.spell_tokens(tokens, pad=0, eos=1)
+    assert str(caught.value).startswith(message)
