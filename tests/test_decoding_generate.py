@@ -165,6 +165,6 @@ def test_sequences_of_any_tokenizer_are_found() -> None:
     ],
 )
 def test_tokens_that_spell_no_items(tokens: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match="tokens|codes") as caught:
+    with pytest.raises(ValueError, match=r"tokens|codes") as caught:
         decoding.spell_tokens(tokens, pad=0, eos=1)
     assert str(caught.value).startswith(message)
