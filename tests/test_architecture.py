@@ -107,6 +107,12 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
         assert name not in {"print", "exit", "quit", "sys.exit", "os._exit"}, f"{path.name}: {name}"
 
 
+@pytest.mark.parametrize("room", ["pipeline", "serving"])
+def test_what_starts_a_run_imports_torch_only_when_it_has_work(room: str) -> None:
+    code = f"import mql4grec.{room}, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("room", ["translator", "recommender", "decoding.batches"])
 def test_rooms_that_train_need_no_polars(room: str) -> None:
     code = (

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,22 @@ def test_seen_items_are_left_out_as_asked_or_as_the_settings_say(folder: Path) -
             found = one(run, history, filters=filters, **common)
             assert set(history) <= set(found.item_ids) if seen else True
             assert seen or not set(history) & set(found.item_ids)
+
+
+def test_a_run_without_seen_items_has_whole_lists(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    settings = tiny.settings(tmp_path, "evaluation.remove_seen=true")
+    done = pipeline.run(settings, journal=SILENT)
+    assert done == ["evaluate decoding", "evaluate metrics", "report"]
+    shop = serving.open_run(settings).shop
+    for name in ("text", "image", "fused"):
+        table = pl.read_parquet(tmp_path / "evaluation" / "rankings" / f"{name}.parquet")
+        lists = table.group_by("user_id").agg("item_id").rows()
+        assert len(lists) == len(shop.user_ids)
+        for user_id, items in lists:
+            history = shop.histories.held_out(1).of(shop.user_ids.index(user_id))
+            assert not {shop.item_ids[item] for item in history} & set(items)
+            assert len(items) == 10
 
 
 def test_requests_keep_their_order_and_their_lists_in_any_chunks(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mql4grec import evaluation, pipeline
 from mql4grec.catalog import Catalog, Histories, Request
 from mql4grec.config import FaultPolicy, Modality, Settings
-from mql4grec.decoding import Filters, Rankings
+from mql4grec.decoding import Rankings
 from mql4grec.errors import DataError
 from mql4grec.report import Recommendation
 from mql4grec.runtime import SILENT, Journal
@@ -243,6 +243,8 @@ def _read(plan: Plan, request: Request) -> Rows:
 
 def _search(plan: Plan, rows: Sequence[Rows]) -> Rankings:
     """Rank for some histories, of which all or none have lists of items of their own."""
+    from mql4grec.decoding import Filters
+
     settings = plan.run.context.settings
     histories = _lists([row.history for row in rows])
     filters = Filters(

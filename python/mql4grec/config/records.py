@@ -256,7 +256,7 @@ class EvaluationSettings(Record):
 
     fusion: Literal["alpha", "authors"] = "alpha"
     alpha: Fraction = 0.5  # weight of the text ranking
-    remove_seen: bool = False  # drop items of the history from all rankings, baselines too
+    remove_seen: bool = False  # keep items of the history out of all rankings, baselines too
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)
     ease_lambda: float = Field(default=100, gt=0)

@@ -96,7 +96,8 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     covers = (shared, _training(settings.recommender.finetune), target)
     needs = ("generate-codes", "pretrain")
     yield Stage("finetune", "", "recommender/finetune", covers, needs, finetune, shared=True)
-    covers = (settings.decoding.model_dump(mode="json"), target)
+    remove_seen = settings.evaluation.remove_seen
+    covers = (settings.decoding.model_dump(mode="json"), target, remove_seen)
     yield Stage("evaluate", "decoding", "decoding", covers, ("finetune",), decode)
     covers = (settings.evaluation.model_dump(mode="json"), settings.seed)
     needs = ("evaluate decoding",)

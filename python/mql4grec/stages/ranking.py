@@ -12,7 +12,7 @@ import numpy as np
 from mql4grec import evaluation
 from mql4grec.catalog import Catalog, Histories
 from mql4grec.config import Modality
-from mql4grec.decoding import Filters, ItemTrie, Rankings, Search
+from mql4grec.decoding import Rankings
 from mql4grec.errors import ArtifactError
 from mql4grec.stages.context import (
     SEQUENCE_TASK,
@@ -28,6 +28,7 @@ from mql4grec.stages.context import (
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
+    from mql4grec.decoding import Filters, ItemTrie
     from mql4grec.decoding.batches import BeamCount
     from mql4grec.language import Corpus
 
@@ -107,7 +108,7 @@ def rank(
         inputs=inputs,
         n_beams=n_beams,
         batch_size=settings.batch_size,
-        search=Search(normalise=settings.normalise, top_k=top_k, exact=settings.exact),
+        search=decoding.Search(normalise=settings.normalise, top_k=top_k, exact=settings.exact),
         filters=filters,
         folder=folder,
         runtime=ranker.context.runtime,

@@ -70,9 +70,13 @@ def _new_model(context: Context) -> T5ForConditionalGeneration:
 
 def decode(context: Context, folder: Path) -> None:
     """Rank for every test user in every modality."""
+    from mql4grec.decoding import Filters
+
     shop = context.settings.target
     ranker = load_ranker(context)
     inputs = ranker.shop.histories.held_out(1)
+    # During the search, so that lists are not short for what is removed from them afterwards.
+    filters = Filters(without=inputs) if context.settings.evaluation.remove_seen else None
     for modality in modalities(context.settings, shop):
         path = folder / f"{modality}.npz"
         if path.exists():
@@ -82,6 +86,7 @@ def decode(context: Context, folder: Path) -> None:
             inputs,
             modality=modality,
             n_beams=context.settings.decoding.n_beams,
+            filters=filters,
             folder=folder / f"{modality}.parts",
         )
         with atomic_path(path) as temporary:
