@@ -216,6 +216,8 @@ def test_what_cannot_be_recommended_for(
 def test_other_misuse(run: Ranker, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`top_k`: expected at least 1, got 0"):
         serving.recommend(run, [], top_k=0)
+    with pytest.raises(TypeError, match="expected lists of item ids, got 'item-0001'; put one"):
+        one(run, "item-0001")
     with pytest.raises(ArtifactError, match=r"expected one of .*'fused'.*, got 'best'"):
         serving.recommend(run, [], ranking="best")
     with pytest.raises(ArtifactError, match="expected stage `finetune` to be done"):

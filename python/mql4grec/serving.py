@@ -93,6 +93,7 @@ def recommend(
         ArtifactError: If the run has no such ranking.
         DataError: For an empty history, ids that the shop does not have, or filters that leave
             nothing to anybody. Those of a history are raised when its turn comes.
+        TypeError: If a history is a string.
         ValueError: If `top_k` is not positive.
     """
     if top_k < 1:
@@ -191,12 +192,17 @@ def _mask(
 
 
 def _answers(plan: Plan, histories: Iterable[Request | Sequence[str]]) -> Iterator[Recommendation]:
-    requests = (
-        given if isinstance(given, Request) else Request(history=tuple(given))
-        for given in histories
-    )
+    requests = map(_request, histories)
     while chunk := list(itertools.islice(requests, CHUNK)):
         yield from _answer(plan, chunk)
+
+
+def _request(given: Request | Sequence[str]) -> Request:
+    if isinstance(given, str):  # whose letters would pass for ids
+        raise TypeError(
+            f"`histories`: expected lists of item ids, got {given!r}; put one history in a list"
+        )
+    return given if isinstance(given, Request) else Request(history=tuple(given))
 
 
 def _answer(plan: Plan, requests: Sequence[Request]) -> Iterator[Recommendation]:
