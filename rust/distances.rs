@@ -61,8 +61,15 @@ pub trait Probe {
     fn first_line(&self, node: usize) -> u16;
 
     /// The codes after an opened prefix of L - 2 codes below which an error may be at most `limit`,
-    /// each after what no semantic ID below it is under.
-    fn lines(&mut self, node: usize, limit: f32, out: &mut Vec<(f32, u16)>);
+    /// each after what no free semantic ID below it is under. `held` gives bits of those that are not
+    /// free below a code, if they are at hand.
+    fn lines<'h>(
+        &mut self,
+        node: usize,
+        limit: f32,
+        held: impl Fn(u16) -> Option<&'h [u64]>,
+        out: &mut Vec<(f32, u16)>,
+    );
 
     /// Errors of the K semantic IDs after an opened prefix of L - 2 codes and one code more.
     fn leaves(&mut self, node: usize, code: u16, out: &mut Vec<f32>);
@@ -286,7 +293,13 @@ impl Probe for TensorProbe<'_> {
     }
 
     /// O(K).
-    fn lines(&mut self, node: usize, limit: f32, out: &mut Vec<(f32, u16)>) {
+    fn lines<'h>(
+        &mut self,
+        node: usize,
+        limit: f32,
+        _held: impl Fn(u16) -> Option<&'h [u64]>,
+        out: &mut Vec<(f32, u16)>,
+    ) {
         out.clear();
         let bounds = self.bounds[node].iter().copied().zip(0..=u16::MAX);
         out.extend(bounds.filter(|&(bound, _)| bound <= limit));
@@ -522,7 +535,7 @@ pub struct LatentProbe<'a> {
     nodes: Vec<LatentNode>,
     n_open: usize,
     left: Vec<f32>,
-    rough: Vec<i16>,
+    rough: Vec<[i16; 8]>,
 }
 
 /// The numbers below a prefix that leaves r.
@@ -603,7 +616,13 @@ impl Probe for LatentProbe<'_> {
     }
 
     /// O(K), and O(K) in steps of eight for each code whose bound is below the limit.
-    fn lines(&mut self, node: usize, limit: f32, out: &mut Vec<(f32, u16)>) {
+    fn lines<'h>(
+        &mut self,
+        node: usize,
+        limit: f32,
+        held: impl Fn(u16) -> Option<&'h [u64]>,
+        out: &mut Vec<(f32, u16)>,
+    ) {
         let (all, node) = (self.latents, &self.nodes[node]);
         out.clear();
         let bounds = node.bounds.iter().copied().zip(0..=u16::MAX);
@@ -616,6 +635,12 @@ impl Probe for LatentProbe<'_> {
             let line = usize::from(*code);
             let base = node.near[line] + least + all.least[line];
             *bound = bound.max(base + all.rough.least_sum(line, &self.rough));
+            if *bound > limit {
+                return false;
+            }
+            if let Some(held) = held(*code) {
+                *bound = bound.max(base + all.rough.least_free_sum(line, &self.rough, held));
+            }
             *bound <= limit
         });
     }
@@ -658,54 +683,93 @@ fn least_place(numbers: &[f32]) -> u16 {
 /// Products above the least of their line, rounded down to steps, so that eight of them are added
 /// and compared at once: sums of them tell quickly below which codes nothing can be near enough.
 ///
-/// For two lines of two products, .1 .5 and .7 .4, in steps of .1:
+/// For two lines of two products, .1 .5 and .7 .4, in steps of .1; a line is filled up to eights:
 ///
 /// ```text
-/// values  0 4 | 3 0
+/// values  0 4 m m m m m m | 3 0 m m m m m m     m: the largest number
 /// step    .1
-/// width   2
+/// width   1                                     eights in a line
 /// ```
 #[derive(Debug)]
 struct Rough {
-    values: Vec<i16>,
+    values: Vec<[i16; 8]>,
     step: f32,
     width: usize,
 }
 
+/// For each byte, the largest number where a bit is set.
+static BLOCKED: [[i16; 8]; 256] = {
+    let mut blocked = [[0; 8]; 256];
+    let mut place = 0;
+    while place < 256 * 8 {
+        if (place / 8) >> (place % 8) & 1 == 1 {
+            blocked[place / 8][place % 8] = i16::MAX;
+        }
+        place += 1;
+    }
+    blocked
+};
+
 impl Rough {
     /// O(K K).
-    fn new(products: &[f32], least: &[f32], width: usize) -> Self {
+    fn new(products: &[f32], least: &[f32], n_codes: usize) -> Self {
         let above = |(line, least): (&[f32], &f32)| {
             line.iter().fold(0.0, |most: f32, x| most.max(x - least))
         };
-        let most = products.chunks(width).zip(least).map(above).fold(0.0, f32::max);
+        let most = products.chunks(n_codes).zip(least).map(above).fold(0.0, f32::max);
         // Half of the range is for the numbers that are added.
         let step = (most / f32::from(i16::MAX / 2)).max(1e-30);
-        let mut rough = Self { values: Vec::with_capacity(products.len()), step, width };
-        for (line, &least) in products.chunks(width).zip(least) {
-            rough.values.extend(line.iter().map(|x| steps(x - least, step.recip())));
+        let mut values = Vec::new();
+        for (line, &least) in products.chunks(n_codes).zip(least) {
+            push_steps(line, least, step, &mut values);
         }
-        rough
+        Self { values, step, width: n_codes.div_ceil(8) }
     }
 
     /// Round numbers down to steps above the least of them, and give that. O(K).
-    fn round(&self, numbers: &[f32], out: &mut Vec<i16>) -> f32 {
+    fn round(&self, numbers: &[f32], out: &mut Vec<[i16; 8]>) -> f32 {
         let least = numbers[usize::from(least_place(numbers))];
         out.clear();
-        out.extend(numbers.iter().map(|x| steps(x - least, self.step.recip())));
+        push_steps(numbers, least, self.step, out);
         least
     }
 
+    fn line(&self, line: usize) -> &[[i16; 8]] {
+        &self.values[line * self.width..][..self.width]
+    }
+
     /// What no sum of a line's values and as many numbers is under. O(K).
-    fn least_sum(&self, line: usize, numbers: &[i16]) -> f32 {
-        let line = self.values[line * self.width..][..self.width].iter().zip(numbers);
-        let least = line.fold(i16::MAX, |least, (a, b)| least.min(a.saturating_add(*b)));
+    fn least_sum(&self, line: usize, numbers: &[[i16; 8]]) -> f32 {
+        let pairs = self.line(line).as_flattened().iter().zip(numbers.as_flattened());
+        self.back(pairs.fold(i16::MAX, |least, (a, b)| least.min(a.saturating_add(*b))))
+    }
+
+    /// The same without those whose bits are set. O(K).
+    fn least_free_sum(&self, line: usize, numbers: &[[i16; 8]], held: &[u64]) -> f32 {
+        let mut least = [i16::MAX; 8];
+        for (place, (a, b)) in self.line(line).iter().zip(numbers).enumerate() {
+            let blocked = &BLOCKED[usize::from((held[place / 8] >> (place % 8 * 8)) as u8)];
+            for i in 0..8 {
+                least[i] = least[i].min(a[i].saturating_add(b[i]) | blocked[i]);
+            }
+        }
+        self.back(least.into_iter().fold(i16::MAX, i16::min))
+    }
+
+    fn back(&self, least: i16) -> f32 {
         (f32::from(least) - 1.0) * self.step // one step for what is lost by rounding
     }
 }
 
-fn steps(x: f32, per_step: f32) -> i16 {
-    (x * per_step).min(f32::from(i16::MAX)) as i16
+/// Add a line of numbers, rounded down to steps above the least of them, in eights.
+fn push_steps(numbers: &[f32], least: f32, step: f32, out: &mut Vec<[i16; 8]>) {
+    for part in numbers.chunks(8) {
+        let mut eight = [i16::MAX; 8];
+        for (steps, x) in eight.iter_mut().zip(part) {
+            *steps = ((x - least) * step.recip()).min(f32::from(i16::MAX)) as i16;
+        }
+        out.push(eight);
+    }
 }
 
 /// Add the products, times a factor, of one vector with each column of a turned codebook. O(K E).

@@ -109,6 +109,12 @@ impl<'a> Occupancy<'a> {
         (self.n_free[line] > 0).then(|| &self.bits[start..start + self.line])
     }
 
+    /// The same, if it was looked at before.
+    pub(crate) fn seen_bits(&self, first: u128) -> Option<&[u64]> {
+        let start = self.index.get(&first)? * self.line;
+        Some(&self.bits[start..start + self.line])
+    }
+
     /// Take a free one. O(L).
     pub(crate) fn take(&mut self, codes: &Id) {
         let n_levels = self.space.n_levels();

@@ -162,7 +162,12 @@ impl<'a, D: Distances> Search<'a, D> {
         self.look(row, codes, (node, n), occupancy);
         let mut lines = std::mem::take(&mut self.lines);
         let limit = above(self.limit(n));
-        self.probe.lines(node, limit, &mut lines);
+        let held = |code: u16| {
+            let mut line = codes;
+            line[depth] = code;
+            occupancy.seen_bits(self.space.first_word(&line[..=depth]))
+        };
+        self.probe.lines(node, limit, held, &mut lines);
         lines.retain(|&(_, code)| code != first);
         lines.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for &(bound, code) in &lines {
