@@ -51,7 +51,10 @@ def recommend(
         Path | None, typer.Option(help="Text file, an item id in each line: none of these.")
     ] = None,
     drop_unknown: Annotated[
-        bool, typer.Option(help="Leave out ids that the shop does not have, don't refuse them.")
+        bool,
+        typer.Option(
+            "--drop-unknown", help="Leave out ids that the shop does not have, don't refuse them."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, not a table.")] = False,
     out: Annotated[
