@@ -12,6 +12,9 @@ use crate::sorting::{in_threads, part_bits, shares_of};
 /// Bits of a word of the bitmaps, as a power of two.
 const WORD: u32 = u64::BITS.trailing_zeros();
 
+/// Rows whose marks are looked up before what is made of them.
+const BLOCK: usize = 1 << 10;
+
 /// Marks of hashes that occur twice.
 ///
 /// Two of five rows with the same hash, in a bitmap of eight bits, by the hash's highest three:
@@ -46,10 +49,11 @@ impl Suspects {
         in_threads(work, n_threads, |(parts, marks): (Range<usize>, &mut [u64])| {
             let (mut seen, first) = (Seen::default(), parts.start << (bits - part_bits));
             for part in parts {
-                seen.mark_twice(&shares, part, |hash| {
+                seen.count(&shares, part);
+                for &hash in shares.iter().flat_map(|share| share.part(part)) {
                     let place = (hash >> shift) as usize - first;
-                    marks[place >> WORD] |= 1 << (place % 64);
-                });
+                    marks[place >> WORD] |= seen.twice(hash) << (place % 64);
+                }
             }
         });
         Self { marks, shift }
@@ -62,13 +66,19 @@ impl Suspects {
         n_levels: usize,
         make: impl Fn(usize, &[u16]) -> u64,
     ) -> Vec<u64> {
-        let mut found = Vec::new();
-        for_each_hash(data, n_levels, |place, hash| {
-            let bit = (hash >> self.shift) as usize;
-            if self.marks[bit >> WORD] >> (bit % 64) & 1 == 1 {
-                found.push(make(place, &data[place * n_levels..][..n_levels]));
-            }
-        });
+        let (mut found, mut places) = (Vec::new(), [0; BLOCK]);
+        for (first, block) in (0..).step_by(BLOCK).zip(data.chunks(BLOCK * n_levels)) {
+            // Every place is written, and kept or not: no branch, which would be guessed wrong.
+            let mut n = 0;
+            for_each_hash(block, n_levels, |place, hash| {
+                let bit = (hash >> self.shift) as usize;
+                places[n % BLOCK] = place;
+                n += (self.marks[bit >> WORD] >> (bit % 64) & 1) as usize;
+            });
+            let marked = places[..n].iter();
+            let codes = |place: usize| &block[place * n_levels..][..n_levels];
+            found.extend(marked.map(|&place| make(first + place, codes(place))));
+        }
         found
     }
 }
@@ -123,8 +133,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Mark the hashes of a part that went to a place where another went.
-    fn mark_twice(&mut self, shares: &[Hashes], part: usize, mut mark: impl FnMut(u32)) {
+    /// Begin anew with the hashes of a part.
+    fn count(&mut self, shares: &[Hashes], part: usize) {
         let n: usize = shares.iter().map(|share| share.part(part).len()).sum();
         // 16 to 32 places for every hash.
         let n_words = 1_usize << (usize::BITS - n.leading_zeros() + 4).max(WORD) >> WORD;
@@ -132,19 +142,22 @@ impl Seen {
             bitmap.clear();
             bitmap.resize(n_words, 0);
         }
-        let place = |hash: u32| ((hash >> WORD) as usize & (n_words - 1), 1_u64 << (hash % 64));
         for &hash in shares.iter().flat_map(|share| share.part(part)) {
-            let (word, bit) = place(hash);
-            self.twice[word] |= self.once[word] & bit;
-            self.once[word] |= bit;
-        }
-        for &hash in shares.iter().flat_map(|share| share.part(part)) {
-            let (word, bit) = place(hash);
-            if self.twice[word] & bit != 0 {
-                mark(hash);
-            }
+            let (word, bit) = place_of(hash, n_words);
+            self.twice[word] |= self.once[word] & (1 << bit);
+            self.once[word] |= 1 << bit;
         }
     }
+
+    /// 1 if a hash went to a place where another went, otherwise 0.
+    fn twice(&self, hash: u32) -> u64 {
+        let (word, bit) = place_of(hash, self.twice.len());
+        self.twice[word] >> bit & 1
+    }
+}
+
+fn place_of(hash: u32, n_words: usize) -> (usize, u32) {
+    ((hash >> WORD) as usize & (n_words - 1), hash % 64)
 }
 
 /// Hash every row, with a known number of levels where the compiler can then unroll. O(N L).
