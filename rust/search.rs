@@ -141,9 +141,9 @@ impl<'a, D: Distances> Search<'a, D> {
 
     /// Add the branches of a prefix that may hold one of the best.
     fn open(&mut self, codes: Id, depth: usize, n: usize) {
-        let node = self.probe.open(&codes[..depth]);
+        self.probe.open(&codes[..depth]);
         let limit = self.limit(n);
-        for (code, &bound) in (0..=u16::MAX).zip(self.probe.bounds(node)) {
+        for (code, &bound) in (0..=u16::MAX).zip(self.probe.bounds()) {
             if f64::from(bound) <= limit {
                 let mut codes = codes;
                 codes[depth] = code;
@@ -156,10 +156,10 @@ impl<'a, D: Distances> Search<'a, D> {
     /// be near enough.
     fn look_into(&mut self, row: usize, mut codes: Id, n: usize, occupancy: &mut Occupancy<'_>) {
         let depth = self.space.n_levels() - 2;
-        let node = self.probe.open(&codes[..depth]);
-        let first = self.probe.first_line(node);
+        self.probe.open(&codes[..depth]);
+        let first = self.probe.first_line();
         codes[depth] = first;
-        self.look(row, codes, (node, n), occupancy);
+        self.look(row, codes, n, occupancy);
         let mut lines = std::mem::take(&mut self.lines);
         let limit = above(self.limit(n));
         let held = |code: u16| {
@@ -167,7 +167,7 @@ impl<'a, D: Distances> Search<'a, D> {
             line[depth] = code;
             occupancy.seen_bits(self.space.first_word(&line[..=depth]))
         };
-        self.probe.lines(node, limit, held, &mut lines);
+        self.probe.lines(limit, held, &mut lines);
         lines.retain(|&(_, code)| code != first);
         lines.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for &(bound, code) in &lines {
@@ -175,22 +175,16 @@ impl<'a, D: Distances> Search<'a, D> {
                 break;
             }
             codes[depth] = code;
-            self.look(row, codes, (node, n), occupancy);
+            self.look(row, codes, n, occupancy);
         }
         self.lines = lines;
     }
 
     /// Look at all leaves of a prefix of L - 1 codes.
-    fn look(
-        &mut self,
-        row: usize,
-        mut codes: Id,
-        (node, n): (usize, usize),
-        occupancy: &mut Occupancy<'_>,
-    ) {
+    fn look(&mut self, row: usize, mut codes: Id, n: usize, occupancy: &mut Occupancy<'_>) {
         let last = self.space.n_levels() - 1;
         let Some(held) = occupancy.held_bits(self.space.first_word(&codes[..last])) else { return };
-        self.probe.leaves(node, codes[last - 1], &mut self.leaves);
+        self.probe.leaves(codes[last - 1], &mut self.leaves);
         let (limit, margin) = (above(self.limit(n)), self.probe.margin());
         self.near.clear();
         for (start, leaves) in (0..).step_by(AT_ONCE).zip(self.leaves.chunks(AT_ONCE)) {
