@@ -24,17 +24,17 @@ pub(super) struct Products {
 }
 
 impl Products {
-    /// None if there are too many. O(K K E).
+    /// None if there are too many, or no codes. O(K K E).
     pub(super) fn new(book: &Table<'_>, deeper: &[f32], n_codes: usize) -> Option<Self> {
-        if book.n_rows().saturating_mul(n_codes) > MAX_PRODUCTS {
+        if n_codes == 0 || book.n_rows().saturating_mul(n_codes) > MAX_PRODUCTS {
             return None;
         }
         let mut values = vec![0.0; book.n_rows() * n_codes];
-        for (code, line) in values.chunks_exact_mut(n_codes.max(1)).enumerate() {
+        for (code, line) in values.chunks_exact_mut(n_codes).enumerate() {
             add_products(book.row(code), 2.0, deeper, line);
         }
         let least = |line: &[f32]| line.iter().copied().fold(f32::INFINITY, f32::min);
-        let least: Vec<f32> = values.chunks_exact(n_codes.max(1)).map(least).collect();
+        let least: Vec<f32> = values.chunks_exact(n_codes).map(least).collect();
         let rough = Rough::new(&values, &least, n_codes);
         Some(Self { values, n_codes, least, rough })
     }
@@ -169,7 +169,7 @@ fn push_steps(numbers: &[f32], least: f32, step: f32, out: &mut Vec<[i16; 8]>) {
 pub(super) fn add_products(vector: &[f32], factor: f32, turned: &[f32], out: &mut [f32]) {
     let n_codes = out.len();
     let (fours, rest) = vector.as_chunks::<4>();
-    let mut columns = turned.chunks_exact(n_codes.max(1));
+    let mut columns = turned.chunks_exact(n_codes);
     for four in fours {
         let [a, b, c, d] = four.map(|x| factor * x);
         let (Some(p), Some(q), Some(r), Some(s)) =
