@@ -245,7 +245,10 @@ class RecommenderSettings(Record):
 class DecodingSettings(Record):
     """Room `decoding`: beam search constrained by the trie."""
 
-    n_beams: Positive = 20
+    n_beams: Positive = 50
+    """Hypotheses and items kept per user and modality. The paper has 20, which hits as often in one
+    modality, but fills only 56 to 94 % of the twenty best items rightly, and fused rankings, which
+    need both lists, less well; 50 take 2.0 to 2.5 times as long (`benches/RESULTS.md`)."""
     batch_size: Positive = 64  # users
     normalise: Literal["vocabulary", "level"] = "vocabulary"  # what a code's probability is among
     exact: bool = False  # search again, with twice the beams, where better items may be left

@@ -53,7 +53,7 @@ def recommend(
     vocabulary: Vocabulary,
     modality: Modality,
     inputs: tuple[ArrayLike, ArrayLike],
-    n_beams: BeamCount = 20,
+    n_beams: BeamCount = 50,
     batch_size: int = 64,
     search: Search | None = None,
     filters: Filters | None = None,
