@@ -16,7 +16,8 @@ use resolver::Resolver;
 use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::distances::Distances;
 use crate::error::{Error, Result};
-use crate::sorting::{in_threads, sharing, useful_threads, Sorted};
+use crate::sorting::{sharing, Sorted};
+use crate::threads::{in_threads, useful_threads};
 
 /// How items that have to move find a free semantic ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

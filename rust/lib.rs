@@ -22,6 +22,7 @@ mod python;
 mod search;
 mod sorting;
 mod suspects;
+mod threads;
 pub mod trie;
 pub mod trie_file;
 

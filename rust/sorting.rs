@@ -11,18 +11,12 @@ use std::thread;
 
 use crate::codes::{CodeSpace, Codes};
 use crate::suspects::Suspects;
+use crate::threads::{in_threads, useful_threads};
 
-/// Rows below this number are not worth a second thread.
-const ROWS_PER_THREAD: usize = 1 << 14;
 /// Rows of a part: 32 KiB of words, what the fastest cache holds.
 const ROWS_PER_PART: usize = 1 << 12;
 /// More parts than this fall out of the caches while rows are spread over them.
 const MAX_PART_BITS: u32 = 11;
-
-/// How many threads are worth it for so many rows, at least one.
-pub(crate) fn useful_threads(n_threads: usize, n_rows: usize) -> usize {
-    n_threads.min(n_rows / ROWS_PER_THREAD).max(1)
-}
 
 /// Rows in the order of their codes, equal ones by row.
 ///
@@ -346,37 +340,6 @@ impl Share {
     fn part(&self, part: usize) -> &[u64] {
         &self.entries[self.starts[part]..self.starts[part + 1]]
     }
-}
-
-/// Work off a list by several threads, results in the list's order.
-pub(crate) fn in_threads<T: Send, R: Send>(
-    list: Vec<T>,
-    n_threads: usize,
-    work: impl Fn(T) -> R + Sync,
-) -> Vec<R> {
-    if n_threads <= 1 || list.len() <= 1 {
-        return list.into_iter().map(work).collect();
-    }
-    let queue = Mutex::new(list.into_iter().enumerate());
-    let done = Mutex::new(Vec::new());
-    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-    let run = || {
-        while let Some((place, item)) = next() {
-            let result = work(item);
-            if let Ok(mut done) = done.lock() {
-                done.push((place, result));
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..n_threads {
-            scope.spawn(run);
-        }
-        run();
-    });
-    let mut done = done.into_inner().unwrap_or_default();
-    done.sort_unstable_by_key(|&(place, _)| place);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use crate::codes::Codes;
-use crate::sorting::{in_threads, part_bits, shares_of};
+use crate::sorting::{part_bits, shares_of};
+use crate::threads::in_threads;
 
 /// Bits of a word of the bitmaps, as a power of two.
 const WORD: u32 = u64::BITS.trailing_zeros();

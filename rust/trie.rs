@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::codes::Codes;
 use crate::error::{Error, Result};
-use crate::sorting::{in_threads, useful_threads};
+use crate::threads::{in_threads, useful_threads};
 use store::{words, Bytes, Code, Marks, Owned, Shape, Table};
 use walk::{View, BLOCK, NONE};
 

@@ -10,7 +10,8 @@ use crate::distances::Distances;
 use crate::error::{Error, Result};
 use crate::occupancy::Occupancy;
 use crate::search::{Found, Search};
-use crate::sorting::{in_threads, Sorted};
+use crate::sorting::Sorted;
+use crate::threads::in_threads;
 
 /// Movers of a bucket that are assigned together at most: the time for items that all contend with
 /// each other grows with the cube of their number.

@@ -1,7 +1,6 @@
 //! The resolver beside a slow one, and what it promises.
 
 use std::cmp::Ordering;
-
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

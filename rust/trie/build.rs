@@ -7,7 +7,8 @@ use super::store::{Code, Owned, PerLevel, Shape, Word};
 use super::{node_id, CodeTrie};
 use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::error::{Error, Result};
-use crate::sorting::{in_threads, useful_threads, Sorted};
+use crate::sorting::Sorted;
+use crate::threads::{in_threads, useful_threads};
 
 /// Shares per thread, so that one which is held up does not hold up all.
 const SHARES_PER_THREAD: usize = 4;

@@ -7,7 +7,7 @@ use super::store::{read, Code, Owned, Shape, Word};
 use super::walk::View;
 use super::{node_id, CodeTrie};
 use crate::error::{Error, Result};
-use crate::sorting::{in_threads, useful_threads};
+use crate::threads::{in_threads, useful_threads};
 
 /// Shares per thread, so that one which is held up does not hold up all.
 const SHARES_PER_THREAD: usize = 4;
