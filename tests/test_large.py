@@ -496,6 +496,24 @@ def test_codes_of_a_numpy_file_and_of_shards(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.codes, ids.codes)
 
 
+def test_precision_is_a_setting(tmp_path: Path) -> None:
+    network = make_network()
+    save_network(tmp_path / "network", network)
+    vectors = make_vectors(300)
+    source = write_npy(tmp_path / "shop.npy", vectors)
+    shop = Embeddings("shop", "text", "encoder", vectors, np.ones(300, np.bool_))
+    errors = set()
+    for precision in ("fp32", "bf16"):
+        settings = CodesSettings.model_validate({"precision": precision})
+        assert generate(tmp_path, source, settings=settings)  # nothing of the other is used
+        expected = translator.translate(network, shop, runtime=RUNTIME, precision=precision)
+        found = codes.read_shards(tmp_path / "out" / "shop.index_lemb.parquet").ids
+        np.testing.assert_array_equal(found.codes, codes.assign(expected)[0].codes)
+        facts = json.loads((tmp_path / "out" / "shop.text.json").read_text())
+        errors.add(facts["quantisation_error"])
+    assert len(errors) == 2
+
+
 def test_large_catalogs_get_no_json(tmp_path: Path) -> None:
     save_network(tmp_path / "network", make_network())
     source = write_npy(tmp_path / "shop.npy", make_vectors(30))

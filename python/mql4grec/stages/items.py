@@ -155,6 +155,7 @@ def _semantic_ids(
         folder=work,
         runtime=context.runtime,
         journal=context.journal,
+        precision=context.settings.codes.precision,
         max_memory=context.settings.codes.max_memory,
     )
     older = _extensions(context).get((shop.name, modality))

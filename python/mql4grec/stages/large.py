@@ -124,6 +124,7 @@ def _generate(
         folder=work,
         runtime=runtime,
         journal=journal,
+        precision=settings.precision,
         max_memory=settings.max_memory,
     )
     existing = None
