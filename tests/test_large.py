@@ -593,6 +593,19 @@ def test_more_items_than_semantic_ids_are_told_before_anything_is_done(tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_too_little_memory_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    save_network(tmp_path / "network", make_network())
+    source = write_npy(tmp_path / "shop.npy", make_vectors(30))
+    message = (
+        "`codes.max_memory_gib`: expected at least 0.50 for 30 items, got 0.4; raise it, or leave "
+        "it out for 1 GiB and 24 bytes per item"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        generate(tmp_path, source, settings=CodesSettings(max_memory_gib=0.4))
+    assert not (tmp_path / "out").exists()
+    assert generate(tmp_path, source, settings=CodesSettings(max_memory_gib=0.6))
+
+
 def test_a_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
     save_network(tmp_path / "network", make_network())
     source = write_npy(tmp_path / "shop.npy", make_vectors(30))

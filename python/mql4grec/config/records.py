@@ -166,7 +166,8 @@ class CodesSettings(Record):
     extend: tuple[Path, ...] = ()
     """Index files of an older catalog: its items keep their codes, and free them when gone."""
     max_memory_gib: float | None = Field(default=None, gt=0)
-    """What translating may plan with, to read ahead; None: 1 GiB and 24 bytes per item."""
+    """What translating and resolving may take, beside pages of mapped files; None: 1 GiB and 24
+    bytes per item."""
     json_max_items: int = Field(default=1_000_000, ge=0)  # larger shops: an index in Parquet only
     shared: Literal["repair", "refuse"] = "repair"  # for given index files with shared codes
 

@@ -79,6 +79,7 @@ def generate_from_files(
         DataError: If embeddings or item ids are missing, broken, or do not fit.
         ArtifactError: If there is no translator, or `out` holds files that are not of this command.
         CollisionError: If there are more items than semantic IDs.
+        ConfigError: If the memory that may be taken is too little.
     """
     from mql4grec import embeddings, translator
 
@@ -86,6 +87,7 @@ def generate_from_files(
     network = translator.load(files.translator)
     _require_width(given, network, files=files)
     n_codes = [len(codebook) for codebook in network.codebooks]
+    _require_memory(given.n_items, settings)
     codes.require_room(given.n_items, n_codes=n_codes, what=f"`{files.embeddings}`")
     mark = _mark(files, settings, given=given)
     stamp = artifacts.read_stamp(files.out)
@@ -165,6 +167,18 @@ def _require_width(given: GivenEmbeddings, network: RQVAE, *, files: Files) -> N
             f"`{files.embeddings}`: expected vectors of width {network.in_dim}, on which "
             f"`{files.translator}` was trained, got {given.width}; use embeddings of the same "
             "encoder"
+        )
+
+
+def _require_memory(n_items: int, settings: CodesSettings) -> None:
+    from mql4grec.translator import least_memory
+
+    least = least_memory(n_items)
+    if settings.max_memory is not None and settings.max_memory < least:
+        raise ConfigError(
+            f"`codes.max_memory_gib`: expected at least {least / 2**30:.2f} for {n_items} items, "
+            f"got {settings.max_memory_gib:g}; raise it, or leave it out for 1 GiB and 24 bytes "
+            "per item"
         )
 
 

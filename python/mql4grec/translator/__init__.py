@@ -9,6 +9,6 @@ the same codes (room `codes`).
 from mql4grec.translator.authors import load_authors
 from mql4grec.translator.files import load
 from mql4grec.translator.training import train
-from mql4grec.translator.translation import Translation, translate
+from mql4grec.translator.translation import Translation, least_memory, translate
 
-__all__ = ["Translation", "load", "load_authors", "train", "translate"]
+__all__ = ["Translation", "least_memory", "load", "load_authors", "train", "translate"]

@@ -64,6 +64,11 @@ def default_memory(n_items: int) -> int:
     return (1 << 30) + 24 * n_items
 
 
+def least_memory(n_items: int) -> int:
+    """Give the bytes that generating codes takes at least: 512 MiB + 24 per item."""
+    return (1 << 29) + 24 * n_items
+
+
 def translate(
     network: RQVAE,
     embeddings: Embeddings | GivenEmbeddings,
