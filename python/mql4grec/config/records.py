@@ -161,8 +161,8 @@ class CodesSettings(Record):
     """Which items "optimal" may move: as few as have to; or all that share a semantic ID."""
     open_levels: int = Field(default=2, ge=2, le=8)  # of the last, that may change from the start
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of the translator's products: "tf32" (on a GPU) and "bf16" are faster, and give other codes to
-    some items."""
+    """Of the translator's products: "tf32" (on a GPU) and "bf16" give other codes to some
+    items, and are meant for a GPU."""
     extend: tuple[Path, ...] = ()
     """Index files of an older catalog: its items keep their codes, and free them when gone."""
     max_memory_gib: float | None = Field(default=None, gt=0)
