@@ -70,3 +70,28 @@ def test_beam_search_recommends_the_same_items() -> None:
     ]
     np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
     np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-3)
+
+
+def test_graphs_recommend_the_same_items() -> None:
+    shop = tiny_training.shop()
+    codes = np.stack(np.unravel_index(np.arange(12), (4, 5, 6)), axis=1).astype(np.uint16)
+    ids = replace(tiny_language.semantic_ids("text", 12), codes=codes)
+    inputs = language.encode_histories(
+        shop, shop.histories, task="seqrec", users=np.arange(shop.histories.n_users)
+    )
+    rankings = [
+        decoding.recommend(
+            tiny_training.network(shop),
+            decoding.build_trie(ids),
+            vocabulary=shop.vocabulary,
+            modality="text",
+            inputs=inputs,
+            n_beams=5,
+            batch_size=2,  # so that shapes come again
+            search=decoding.Search(graphs=graphs),
+            runtime=GPU,
+        )
+        for graphs in (False, True)
+    ]
+    np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
+    np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-4)

@@ -256,6 +256,7 @@ class DecodingSettings(Record):
     batch_size: Positive = 64  # users
     normalise: Literal["vocabulary", "level"] = "vocabulary"  # what a code's probability is among
     exact: bool = False  # search again, with twice the beams, where better items may be left
+    graphs: bool = False  # on a CUDA device: launch a batch's kernels together, as a CUDA graph
 
 
 class EvaluationSettings(Record):

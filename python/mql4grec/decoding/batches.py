@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from mql4grec.config import Modality
 from mql4grec.decoding.beams import Found, Normalise, Target, beam_search, best_of_all, score_items
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.filters import Filters, Gate, lay_out_filters
+from mql4grec.decoding.graphs import Graphs
 from mql4grec.decoding.network import Network, lay_out_network
 from mql4grec.decoding.progress import PARTIAL, Progress, begin, keeping, mark_of, resume
 from mql4grec.decoding.rankings import Rankings
@@ -39,11 +41,14 @@ class Search:
         top_k: Items per user; None: as many as beams.
         exact: Search again, with twice the beams, for those users whose best items are not certain,
             until all are.
+        graphs: On a CUDA device, launch the kernels of a batch together, as a graph; not with
+            filters, whose shapes differ from batch to batch.
     """
 
     normalise: Normalise = "vocabulary"
     top_k: int | None = None
     exact: bool = False
+    graphs: bool = False
 
 
 def recommend(
@@ -115,6 +120,7 @@ def recommend(
         attention_mask=attention_mask,
         gate=gate,
         batch_size=batch_size,
+        graphs=search.graphs and gate is None and device.type == "cuda",
     )
     # Users of like length share a batch, so that little of it is padding.
     users = np.argsort(attention_mask.sum(dim=1).numpy(), kind="stable")
@@ -141,6 +147,7 @@ class Plan:
         attention_mask: int64 (U, T), on the host.
         gate: The filters.
         batch_size: Users at once.
+        graphs: Whether batches are searched by CUDA graphs.
     """
 
     network: Network
@@ -149,6 +156,7 @@ class Plan:
     attention_mask: Tensor
     gate: Gate | None
     batch_size: int
+    graphs: bool
 
     def n_rows(self) -> int:
         """Tell how many beams, of all users of a batch together, fit in `MEMORY`."""
@@ -157,15 +165,19 @@ class Plan:
         size = torch.finfo(self.network.dtype).bits // 8
         return max(1, MEMORY // (numbers * size + 4 * len(self.network.embedding)))
 
-    def find(self, users: NDArray[np.int64], *, n_beams: int, top_k: int) -> Found:
+    def find(
+        self, users: NDArray[np.int64], *, n_beams: int, top_k: int, graphs: Graphs | None
+    ) -> Found:
         """Find the best items of some users; score all where there are no more than beams."""
         tokens, mask = self.input_ids[users], self.attention_mask[users]
         used = int(np.flatnonzero(mask.numpy().any(axis=0)).max(initial=0)) + 1
         device = self.target.trie.device
         arguments = {
-            "input_ids": tokens[:, :used].to(device, non_blocking=True),
-            "attention_mask": mask[:, :used].to(device, non_blocking=True),
+            "input_ids": _upload(tokens[:, :used], device),
+            "attention_mask": _upload(mask[:, :used], device),
         }
+        if graphs is not None:
+            return graphs(**arguments)
         open_leaves = None if self.gate is None else self.gate.of(users)
         if n_beams < self.target.trie.n_items:
             return beam_search(
@@ -184,11 +196,15 @@ def _run(
     size = plan.batch_size
     if n_beams < plan.target.trie.n_items:
         size = min(size, max(1, plan.n_rows() // n_beams))
+    graphs = None
+    if plan.graphs and n_beams < plan.target.trie.n_items:
+        graphs = Graphs(partial(beam_search, plan.network, plan.target, n_beams=n_beams))
     label = f"recommend, {n_beams} beams"
     with journal.track(label, total=len(users), done=progress.done) as advance:
         for start in range(progress.done, len(users), size):
             batch = users[start : start + size]
-            progress = progress.with_batch(batch, plan.find(batch, n_beams=n_beams, top_k=top_k))
+            found = plan.find(batch, n_beams=n_beams, top_k=top_k, graphs=graphs)
+            progress = progress.with_batch(batch, found)
             keep(progress)
             advance(len(batch))
     return progress
@@ -204,6 +220,11 @@ def _check(*, beams: int, batch_size: int, top_k: int) -> None:
         raise ValueError(
             f"`top_k`: expected 1 to the {beams} beams, got {top_k}; search with more beams"
         )
+
+
+def _upload(rows: Tensor, device: torch.device) -> Tensor:
+    """Copy rows to the device; the host goes on at once only from pinned memory."""
+    return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
 
 
 def _dtype(runtime: Runtime) -> torch.dtype:

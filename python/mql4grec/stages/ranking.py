@@ -108,7 +108,12 @@ def rank(
         inputs=inputs,
         n_beams=n_beams,
         batch_size=settings.batch_size,
-        search=decoding.Search(normalise=settings.normalise, top_k=top_k, exact=settings.exact),
+        search=decoding.Search(
+            normalise=settings.normalise,
+            top_k=top_k,
+            exact=settings.exact,
+            graphs=settings.graphs,
+        ),
         filters=filters,
         folder=folder,
         runtime=ranker.context.runtime,
