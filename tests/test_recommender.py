@@ -69,7 +69,35 @@ def test_the_loss_is_that_of_transformers() -> None:
     assert own.item() == pytest.approx(model(**tensors).loss.item(), rel=1e-5)
 
 
+def test_the_loss_over_levels_is_that_of_decoding() -> None:
+    """A code's probability is among those of its level; the end is certain, so it costs nothing."""
+    one = training.shop()
+    model = training.network(one).eval()
+    samples = language.training_samples(one, "seqrec", generator=np.random.default_rng(0))
+    batch = language.encode(one, samples, np.arange(10))
+    tensors = {name: torch.from_numpy(getattr(batch, name)) for name in vars(batch)}
+    tensors["labels"][3, 1:] = language.IGNORED
+    logits = model(**tensors).logits
+    expected = 0.0
+    levels = zip(one.vocabulary.first_code["text"], one.vocabulary.n_codes["text"], strict=True)
+    for level, (first, n_codes) in enumerate(levels):
+        codes = tensors["labels"][:, level] - first
+        normed = logits[:, level, first : first + n_codes].log_softmax(dim=1)
+        users = torch.arange(10) if level == 0 else torch.arange(10)[torch.arange(10) != 3]
+        expected -= normed[users, codes[users]].sum().item()
+    own = summed_loss(model, **tensors, rivals=recommender.model.group_by_level(one.vocabulary))
+    assert own.item() == pytest.approx(expected, rel=1e-5)
+    own.backward()
+    assert all(bool(part.grad.isfinite().all()) for part in model.parameters())
+
+
 # Training
+
+
+def test_training_over_levels_learns(tmp_path: Path) -> None:
+    training.train(tmp_path, epochs=6, loss_over="level")
+    losses = [epoch["valid_loss"] for epoch in history(tmp_path)["epochs"]]
+    assert min(losses) < losses[0] - 0.1
 
 
 def test_training_learns_and_keeps_the_best_as_a_plain_transformers_folder(

@@ -212,6 +212,9 @@ class TrainingSettings(Record):
     validation_samples: int | None = Field(default=None, gt=0)  # a fixed random part; None: all
     patience: Positive = 10  # epochs without a better validation loss
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
+    loss_over: Literal["vocabulary", "level"] = "vocabulary"
+    """Among which tokens a target token has its probability: all; or, as with
+    `decoding.normalise: level`, the codes of its level."""
 
 
 PRETRAIN = TrainingSettings(

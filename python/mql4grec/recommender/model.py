@@ -133,6 +133,7 @@ def summed_loss(
     input_ids: Tensor,
     attention_mask: Tensor,
     labels: Tensor,
+    rivals: Tensor | None = None,
 ) -> Tensor:
     """Give the cross entropy of a batch, summed over all target tokens in float32.
 
@@ -143,6 +144,8 @@ def summed_loss(
         input_ids: int64 (B, T).
         attention_mask: int64 (B, T).
         labels: int64 (B, L+1), `language.IGNORED` where a position does not count.
+        rivals: Which group each token belongs to, int64 (V), as `group_by_level` gives it: a target
+            token has its probability among those of its group. None: among all tokens.
     """
     pad = int(model.config.decoder_start_token_id)  # which is what T5 pads with
     start = torch.full_like(labels[:, :1], pad)
@@ -153,9 +156,25 @@ def summed_loss(
         decoder_input_ids=decoder_input_ids.masked_fill(decoder_input_ids == language.IGNORED, pad),
         use_cache=False,
     ).logits  # (B, L+1, V)
+    if rivals is not None:
+        own = rivals[labels.clamp(min=0)]  # any group where a position does not count
+        logits = logits.masked_fill(own[:, :, None] != rivals, -torch.inf)
     return functional.cross_entropy(
         logits.float().flatten(0, 1),
         labels.flatten(),
         ignore_index=language.IGNORED,
         reduction="sum",
     )
+
+
+def group_by_level(vocabulary: Vocabulary) -> Tensor:
+    """Group the codes of each level of a modality; every other token is a group of its own.
+
+    Returns:
+        Group of each token, int64 (V): the first token id of the group.
+    """
+    groups = torch.arange(vocabulary.n_tokens)
+    for modality, firsts in vocabulary.first_code.items():
+        for first, n_codes in zip(firsts, vocabulary.n_codes[modality], strict=True):
+            groups[first : first + n_codes] = first
+    return groups

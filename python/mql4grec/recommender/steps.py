@@ -49,6 +49,7 @@ class Loop:
         processes: What accelerate knows of the launch.
         mark: Which training this is; a checkpoint must have the same.
         n_samples: Of one epoch, the same in all of them.
+        rivals: Among which tokens a target token has its probability, as in `summed_loss`.
     """
 
     model: T5ForConditionalGeneration
@@ -64,6 +65,7 @@ class Loop:
     processes: PartialState
     mark: str
     n_samples: int
+    rivals: Tensor | None
 
     @property
     def n_steps(self) -> int:
@@ -138,6 +140,7 @@ def _loss(loop: Loop, samples: Samples, rows: NDArray[np.int64]) -> Tensor:
             input_ids=torch.from_numpy(batch.input_ids).to(device),
             attention_mask=torch.from_numpy(batch.attention_mask).to(device),
             labels=torch.from_numpy(batch.labels).to(device),
+            rivals=loop.rivals,
         )
 
 

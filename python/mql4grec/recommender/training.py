@@ -123,6 +123,9 @@ def _prepare(
     model.to(runtime.torch_device if alone else processes.device)  # type: ignore[arg-type]  # overloads lost
     if not alone:
         broadcast([parameter.data for parameter in model.parameters()])
+    rivals = None
+    if settings.loss_over == "level":
+        rivals = models.group_by_level(corpus.vocabulary).to(model.device)
     return Loop(
         model=model,
         optimizer=make_optimizer(model, lr=settings.lr, weight_decay=settings.weight_decay),
@@ -143,6 +146,7 @@ def _prepare(
         processes=processes,
         mark=_mark(model, corpus, settings, stage=stage, seed=runtime.seed),
         n_samples=len(first.order),
+        rivals=rivals,
     )
 
 
