@@ -11,7 +11,10 @@ The ways:
     generate, dictionary  `generate` with the authors' trie: nested dictionaries, asked beam by beam
     generate, free        `generate` without any constraint
 
-The bench fails if ours in float32, the processor and the dictionary do not find the same items.
+On a GPU, ours runs by CUDA graphs as well. Then, what a batch of 32 users takes, and what the
+constraint adds to a step for a catalog of many items. The bench fails if ours in float32, the
+processor and the dictionary do not find the same items. Figures go to a JSON file in `--out`, named
+after the device.
 """
 
 from __future__ import annotations
@@ -19,14 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import LogitsProcessorList
 
 from mql4grec import decoding, language, recommender
@@ -34,13 +40,17 @@ from mql4grec.catalog import Histories
 from mql4grec.codes import SemanticIds
 from mql4grec.config import LanguageSettings, RecommenderSettings
 from mql4grec.decoding import Search, TrieLogitsProcessor, spell
-from mql4grec.decoding.device_trie import DeviceTrie
-from mql4grec.runtime import Runtime
+from mql4grec.decoding.beams import Target, level_scores
+from mql4grec.decoding.device_trie import DeviceTrie, lay_out
+from mql4grec.decoding.network import Past, lay_out_network, read, step
+from mql4grec.runtime import Runtime, describe_machine
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "Instruments"
 N_CODES, N_ITEMS, N_USERS = (256, 256, 256, 256), 6250, 17112
 N_BEAMS = 20
 SAME_ITEMS = 0.995  # of all places: float32 rounds differently in sums of other orders
+N_TOGETHER = 32  # users of a small batch
+N_TIMES = 30  # that a part of a step is repeated
 
 
 def main() -> None:
@@ -51,6 +61,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=3, help="the fastest of so many is shown")
+    parser.add_argument("--items", type=int, default=20_000_000, help="of the constraint's catalog")
+    parser.add_argument("--out", type=Path, help="folder for the figures")
     options = parser.parse_args()
     world = World(options.device)
     print(describe(options))
@@ -73,7 +85,41 @@ def main() -> None:
         same = agreement(found[name], found["generate, dictionary"])
         if same < SAME_ITEMS:
             raise SystemExit(f"{name}: expected the same items as the dictionary, got {same:.4f}")
-    print(f"\nshare of the trie in ours, float32: {world.trie_share(options):.2%}")
+    share = world.trie_share(options) if options.device == "cpu" else None
+    if share is not None:
+        print(f"\nshare of the trie in ours, float32: {share:.2%}")
+    small, constraint = world.small_batches(), world.constraint(options.items)
+    for name, value in (small | constraint).items():
+        print(f"{name}: {value:.4g}")
+    if options.out is not None:
+        figures = {"users_per_second": dict(rows), "trie_share": share} | small | constraint
+        write(options, figures)
+
+
+def write(options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Write the figures to a file that is named after the device."""
+    machine = describe_machine(Runtime(device=options.device))
+    name = re.sub(r"[^a-z0-9]+", "-", machine.split(",")[0].lower()).strip("-")
+    figures = {
+        "machine": machine,
+        "date": time.strftime("%Y-%m-%d"),
+        "options": describe(options),
+    } | figures
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"decoding-{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def seconds_of(work: Callable[[], object], device: str, *, n_times: int = N_TIMES) -> float:
+    """Give the seconds that a part of a step takes, the mean of many."""
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(n_times):
+        work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / n_times
 
 
 def describe(options: argparse.Namespace) -> str:
@@ -134,7 +180,12 @@ class World:
         processor = TrieLogitsProcessor(spell(self.trie, self.vocabulary, modality="text"))
         dictionary = DictionaryTrie(self.ids.codes[self.ids.present] + np.array(first), 0, 1)
         constraint = {"logits_processor": LogitsProcessorList([processor])}
+        graphs = [
+            ("ours, float32, graphs", self.ours(options, graphs=True), many),
+            ("ours, bfloat16, graphs", self.ours(options, "bf16", graphs=True), many),
+        ]
         return [
+            *(graphs if self.device == "cuda" else []),
             ("ours, float32", self.ours(options), many),
             ("ours, bfloat16", self.ours(options, precision="bf16"), many),
             ("ours, float32, level", self.ours(options, normalise="level"), many),
@@ -201,6 +252,59 @@ class World:
 
         return rank
 
+    def small_batches(self) -> dict[str, float]:
+        """Measure what a batch of few users takes, over many batches, in milliseconds."""
+        found = {}
+        n_batches = 64 if self.device == "cuda" else 4
+        users = np.arange(N_TOGETHER * n_batches) % len(self.inputs[0])
+        inputs = tuple(part[users] for part in self.inputs)
+        ways: list[dict[str, Any]] = [{}]
+        ways += [{"graphs": True}] if self.device == "cuda" else []
+        for precision in ("fp32", "bf16"):
+            for search in ways:
+                options = argparse.Namespace(batch=N_TOGETHER)
+                rank = self.ours(options, precision, **search)
+                seconds = seconds_of(partial(rank, inputs), self.device, n_times=3)
+                name = ", ".join([f"batch of {N_TOGETHER}, {precision}", *search])
+                found[f"{name}, ms"] = 1000 * seconds / n_batches
+        return found
+
+    @torch.inference_mode()
+    def constraint(self, n_items: int) -> dict[str, float]:
+        """Measure what the trie of a large catalog adds to a step: children listed, looked up, and
+        chosen from, against a choice among all codes; after each number of codes.
+        """
+        device = torch.device(self.device)
+        trie = lay_out(decoding.build_trie(many_items(n_items)), device=device)
+        first = self.vocabulary.first_code["text"]
+        target = Target(trie, first, self.vocabulary.pad, self.vocabulary.eos)
+        network = lay_out_network(self.model, dtype=torch.float32)
+        ids, mask = (torch.as_tensor(part[:N_TOGETHER]).to(device) for part in self.inputs)
+        memory = read(network, ids, mask, n_steps=len(first) + 1)
+        found = {"items of the constraint": float(trie.n_items)}
+        for level, start in enumerate(first):
+            beams = (len(ids), N_BEAMS if level else 1)
+            nodes = torch.randint(trie.levels[level], trie.levels[level + 1], beams, device=device)
+            tokens = torch.full(beams, start, device=device)
+            past = Past()
+            run = partial(step, network, tokens, memory, past=past)
+            hidden, _ = run()
+            gained = level_scores(network, target, hidden, level=level)
+
+            def choose(level: int = level, nodes: Tensor = nodes, gained: Tensor = gained) -> None:
+                children, taken = trie.slots(nodes, level)
+                scores = gained.gather(2, trie.codes[children])
+                torch.where(taken, scores, -torch.inf).flatten(1).topk(N_BEAMS + 1)
+
+            def choose_freely(gained: Tensor = gained) -> None:
+                gained.flatten(1).topk(N_BEAMS + 1)
+
+            ours, free = (seconds_of(work, self.device) for work in (choose, choose_freely))
+            whole = seconds_of(run, self.device) + ours
+            found[f"constraint after {level} codes, ms"] = 1000 * (ours - free)
+            found[f"constraint after {level} codes, share of the step"] = (ours - free) / whole
+        return found
+
     def trie_share(self, options: argparse.Namespace) -> float:
         """Measure how much of our time on a CPU goes to listing children in the trie."""
         plain, spent = DeviceTrie.slots, []
@@ -242,6 +346,14 @@ class DictionaryTrie:
         for token in sequence.tolist():
             node = node.get(token, {})
         return list(node) or [0]
+
+
+def many_items(n_items: int) -> SemanticIds:
+    """Draw items without codes in common."""
+    generator = np.random.default_rng(0)
+    packed = np.unique(generator.integers(2**32, size=n_items, dtype=np.uint64))
+    codes = np.stack([packed >> shift & 255 for shift in (24, 16, 8, 0)], axis=1)
+    return shop(codes.astype(np.int64))
 
 
 def instruments() -> tuple[SemanticIds, Histories]:
