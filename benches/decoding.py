@@ -11,7 +11,9 @@ The ways:
     generate, dictionary  `generate` with the authors' trie: nested dictionaries, asked beam by beam
     generate, free        `generate` without any constraint
 
-On a GPU, ours runs by CUDA graphs as well. Then, what a batch of 32 users takes, and what the
+Every way runs in batches of several sizes, of users in the order of their histories' lengths, and
+the fastest counts: `generate` on a CPU likes small batches. On a GPU, ours runs by CUDA graphs as
+well. Then, what a batch of 32 users takes, and what the
 constraint adds to a step for a catalog of many items. The bench fails if ours in float32, the
 processor and the dictionary do not find the same items. Figures go to a JSON file in `--out`, named
 after the device.
@@ -49,6 +51,13 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "Instruments"
 N_CODES, N_ITEMS, N_USERS = (256, 256, 256, 256), 6250, 17112
 N_BEAMS = 20
 SAME_ITEMS = 0.995  # of all places: float32 rounds differently in sums of other orders
+ALLOCATOR = (
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
 N_TOGETHER = 32  # users of a small batch
 N_TIMES = 30  # that a part of a step is repeated
 
@@ -57,8 +66,8 @@ def main() -> None:
     """Time every way on the same users, print the table, and check that the ways agree."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=256, help="users that ours ranks for")
-    parser.add_argument("--rival-users", type=int, default=64, help="users of the other ways")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rival-users", type=int, default=256, help="users of the other ways")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=3, help="the fastest of so many is shown")
     parser.add_argument("--items", type=int, default=20_000_000, help="of the constraint's catalog")
@@ -69,23 +78,29 @@ def main() -> None:
     rows, found = [], {}
     for name, way, users in world.ways(options):
         inputs = tuple(part[users] for part in world.inputs)
-        way(tuple(part[:2] for part in inputs))  # warm up
-        seconds = min(timed(way, inputs, found, name) for _ in range(options.repeat))
-        rows.append((name, len(users) / seconds))
-        print(f"{name:32s} {rows[-1][1]:8.1f} users/s", flush=True)
-    slowest = dict(rows)["generate, dictionary"]
-    print(
-        "\n| way | users/s | ratio | same items | distinct items |\n| --- | --- | --- | --- | --- |"
-    )
-    for name, rate in rows:
-        same = agreement(found[name], found["generate, dictionary"])
+        way(tuple(part[:2] for part in inputs), 2)  # warm up
+        rates = {}
+        for batch in options.batches:
+            run = partial(way, inputs, batch)
+            seconds = min(timed(run, found, name) for _ in range(options.repeat))
+            rates[batch] = len(users) / seconds
+            print(f"{name:24s} batches of {batch:5d} {rates[batch]:8.1f} users/s", flush=True)
+        rows.append((name, rates))
+    rivals = dict(rows)["generate, dictionary"]
+    sizes = " | ".join(map(str, options.batches))
+    print(f"\n| way | {sizes} | best | ratio | same items | distinct items |")
+    print("| --- |" + " --- |" * (len(options.batches) + 4))
+    for name, rates in rows:
+        best, same = max(rates.values()), agreement(found[name], found["generate, dictionary"])
         distinct = len(np.unique(found[name][: options.rival_users]))
-        print(f"| {name} | {rate:.1f} | {rate / slowest:.1f} | {same:.4f} | {distinct} |")
+        each = " | ".join(f"{rate:.1f}" for rate in rates.values())
+        ratio = best / max(rivals.values())
+        print(f"| {name} | {each} | {best:.1f} | {ratio:.1f} | {same:.4f} | {distinct} |")
     for name in ("ours, float32", "generate, processor"):
         same = agreement(found[name], found["generate, dictionary"])
         if same < SAME_ITEMS:
             raise SystemExit(f"{name}: expected the same items as the dictionary, got {same:.4f}")
-    share = world.trie_share(options) if options.device == "cpu" else None
+    share = world.trie_share() if options.device == "cpu" else None
     if share is not None:
         print(f"\nshare of the trie in ours, float32: {share:.2%}")
     small, constraint = world.small_batches(), world.constraint(options.items)
@@ -124,19 +139,19 @@ def seconds_of(work: Callable[[], object], device: str, *, n_times: int = N_TIME
 
 def describe(options: argparse.Namespace) -> str:
     """Tell what else the figures depend on."""
-    allocator = {name: os.environ.get(name, "unset") for name in ("MALLOC_ARENA_MAX", "LD_PRELOAD")}
+    allocator = {name: value for name, value in os.environ.items() if name in ALLOCATOR} or "as is"
     seconds = "CPU seconds" if one_thread() else "seconds"
     return (
-        f"{seconds}, {options.device}, {torch.get_num_threads()} threads, batches "
-        f"of {options.batch}, {N_BEAMS} beams, allocator {allocator}, torch {torch.__version__}"
+        f"{seconds}, {options.device}, {torch.get_num_threads()} threads, {N_BEAMS} beams, "
+        f"allocator {allocator}, torch {torch.__version__}"
     )
 
 
-def timed(way: Callable[..., Any], inputs: Any, found: dict[str, Any], name: str) -> float:
+def timed(way: Callable[[], Any], found: dict[str, Any], name: str) -> float:
     """Run a way, keep what it found, and give its seconds: of the CPU, if that has one thread."""
     clock = time.process_time if one_thread() else time.perf_counter
     began = clock()
-    found[name] = way(inputs)
+    found[name] = way()
     return clock() - began
 
 
@@ -181,31 +196,29 @@ class World:
         dictionary = DictionaryTrie(self.ids.codes[self.ids.present] + np.array(first), 0, 1)
         constraint = {"logits_processor": LogitsProcessorList([processor])}
         graphs = [
-            ("ours, float32, graphs", self.ours(options, graphs=True), many),
-            ("ours, bfloat16, graphs", self.ours(options, "bf16", graphs=True), many),
+            ("ours, float32, graphs", self.ours(graphs=True), many),
+            ("ours, bfloat16, graphs", self.ours("bf16", graphs=True), many),
         ]
         return [
             *(graphs if self.device == "cuda" else []),
-            ("ours, float32", self.ours(options), many),
-            ("ours, bfloat16", self.ours(options, precision="bf16"), many),
-            ("ours, float32, level", self.ours(options, normalise="level"), many),
-            ("ours, bfloat16, level", self.ours(options, "bf16", normalise="level"), many),
-            ("generate, processor", self.generate(options, **constraint), few),
+            ("ours, float32", self.ours(), many),
+            ("ours, bfloat16", self.ours(precision="bf16"), many),
+            ("ours, float32, level", self.ours(normalise="level"), many),
+            ("ours, bfloat16, level", self.ours("bf16", normalise="level"), many),
+            ("generate, processor", self.generate(**constraint), few),
             (
                 "generate, dictionary",
-                self.generate(options, prefix_allowed_tokens_fn=dictionary.allowed),
+                self.generate(prefix_allowed_tokens_fn=dictionary.allowed),
                 few,
             ),
-            ("generate, free", self.generate(options), few),
+            ("generate, free", self.generate(), few),
         ]
 
-    def ours(
-        self, options: argparse.Namespace, precision: str = "fp32", **search: Any
-    ) -> Callable[..., Any]:
+    def ours(self, precision: str = "fp32", **search: Any) -> Callable[..., Any]:
         """Make our way."""
         runtime = Runtime(device=self.device, precision=precision)
 
-        def rank(inputs: Any) -> NDArray[np.int32]:
+        def rank(inputs: Any, batch: int) -> NDArray[np.int32]:
             return decoding.recommend(
                 self.model,
                 self.trie,
@@ -213,22 +226,22 @@ class World:
                 modality="text",
                 inputs=inputs,
                 n_beams=N_BEAMS,
-                batch_size=options.batch,
+                batch_size=batch,
                 search=Search(**search),
                 runtime=runtime,
             ).items
 
         return rank
 
-    def generate(self, options: argparse.Namespace, **constraint: Any) -> Callable[..., Any]:
+    def generate(self, **constraint: Any) -> Callable[..., Any]:
         """Make a way by `generate`, on users in order of their histories' lengths, as ours."""
         first = np.array(self.vocabulary.first_code["text"])
 
-        def rank(inputs: Any) -> NDArray[np.int32]:
+        def rank(inputs: Any, batch: int) -> NDArray[np.int32]:
             order = np.argsort(np.asarray(inputs[1]).sum(axis=1), kind="stable")
             found = np.full((len(order), N_BEAMS), -1, np.int32)
-            for start in range(0, len(order), options.batch):
-                users = order[start : start + options.batch]
+            for start in range(0, len(order), batch):
+                users = order[start : start + batch]
                 ids, mask = (torch.as_tensor(np.asarray(part)[users]) for part in inputs)
                 used = int(mask.sum(dim=1).max())
                 out = self.model.generate(
@@ -262,9 +275,8 @@ class World:
         ways += [{"graphs": True}] if self.device == "cuda" else []
         for precision in ("fp32", "bf16"):
             for search in ways:
-                options = argparse.Namespace(batch=N_TOGETHER)
-                rank = self.ours(options, precision, **search)
-                seconds = seconds_of(partial(rank, inputs), self.device, n_times=3)
+                rank = partial(self.ours(precision, **search), inputs, N_TOGETHER)
+                seconds = seconds_of(rank, self.device, n_times=3)
                 name = ", ".join([f"batch of {N_TOGETHER}, {precision}", *search])
                 found[f"{name}, ms"] = 1000 * seconds / n_batches
         return found
@@ -294,7 +306,8 @@ class World:
             def choose(level: int = level, nodes: Tensor = nodes, gained: Tensor = gained) -> None:
                 children, taken = trie.slots(nodes, level)
                 scores = gained.gather(2, trie.codes[children])
-                torch.where(taken, scores, -torch.inf).flatten(1).topk(N_BEAMS + 1)
+                kept = torch.where(taken, scores, -torch.inf).flatten(1)
+                kept.topk(min(N_BEAMS + 1, kept.shape[1]))
 
             def choose_freely(gained: Tensor = gained) -> None:
                 gained.flatten(1).topk(N_BEAMS + 1)
@@ -305,7 +318,7 @@ class World:
             found[f"constraint after {level} codes, share of the step"] = (ours - free) / whole
         return found
 
-    def trie_share(self, options: argparse.Namespace) -> float:
+    def trie_share(self) -> float:
         """Measure how much of our time on a CPU goes to listing children in the trie."""
         plain, spent = DeviceTrie.slots, []
 
@@ -316,14 +329,14 @@ class World:
             spent.append(time.thread_time() - began)
             return children, taken
 
-        inputs = tuple(part[: options.batch] for part in self.inputs)
-        rank = self.ours(options)
+        inputs = tuple(part[:N_TOGETHER] for part in self.inputs)
+        rank = partial(self.ours(), inputs, N_TOGETHER)
         began = time.thread_time()
-        rank(inputs)
+        rank()
         whole = time.thread_time() - began
         DeviceTrie.slots = slots  # type: ignore[method-assign]  # to time it
         try:
-            rank(inputs)
+            rank()
         finally:
             DeviceTrie.slots = plain  # type: ignore[method-assign]  # as it was
         return sum(spent) / whole

@@ -114,8 +114,13 @@ class EmbeddingsSettings(Record):
 
 
 class TranslatorSettings(Record):
-    """Room `translator`: one RQ-VAE per modality, trained on all shops together."""
+    """Room `translator`: one translator per modality, trained on all shops together."""
 
+    kind: Literal["rqvae", "rqkmeans"] = "rqvae"
+    """"rqvae", the paper's; "rqkmeans", principal components, then k-means level by level: no
+    network, no gradient, seconds. It takes, of the settings below, `e_dim` (as many components; at
+    least the embeddings' width: none are left out), `num_emb_list`, `kmeans_iters` and
+    `kmeans_rows`."""
     trained: Path | None = None
     """Folder `translator` of an earlier run, used as it is; None: translators are trained."""
     layers: tuple[Positive, ...] = (2048, 1024, 512, 256, 128, 64)  # hidden widths of the encoder
@@ -129,6 +134,7 @@ class TranslatorSettings(Record):
     quant_loss_weight: float = Field(default=1.0, ge=0)
     dropout: Fraction = 0.0
     kmeans_iters: Positive = 100
+    kmeans_rows: Positive = 1_000_000  # that k-means looks at; more are drawn from
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of plain autoencoder before k-means on all rows; 0: the paper's k-means on the first
     batch of the untrained encoder."""

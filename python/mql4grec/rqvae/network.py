@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -193,13 +193,45 @@ class RQVAE(nn.Module):
         return torch.stack(codes, dim=1)
 
     @torch.no_grad()
-    def initialise_codebooks(self, latents: Tensor, *, n_iters: int, seed: int) -> None:
+    def set_components(self, mean: Tensor, components: Tensor) -> None:
+        """Make the encoder project on E directions, and the decoder put embeddings back together.
+
+        Args:
+            mean: float32 (D,), which becomes latent 0.
+            components: float32 (E, D), unit vectors at right angles.
+
+        Raises:
+            ValueError: If the network has hidden layers.
+        """
+        if self.layers:
+            raise ValueError(
+                f"`layers`: expected none for principal components, got {self.layers}; leave them "
+                "out"
+            )
+        encoder, decoder = self.encoder[-1], self.decoder[-1]
+        assert isinstance(encoder, nn.Linear)
+        assert isinstance(decoder, nn.Linear)
+        encoder.weight.copy_(components)
+        encoder.bias.copy_(-(components @ mean))
+        decoder.weight.copy_(components.T)
+        decoder.bias.copy_(mean)
+
+    @torch.no_grad()
+    def initialise_codebooks(
+        self,
+        latents: Tensor,
+        *,
+        n_iters: int,
+        seed: int,
+        after_level: Callable[[], None] = lambda: None,
+    ) -> None:
         """Set each codebook to the k-means centres of what the levels above leave over.
 
         Args:
             latents: float32 (N, E), of a batch or of all rows.
             n_iters: The most iterations of k-means.
             seed: Of the first centres.
+            after_level: Called when a level is done.
         """
         generator = torch.Generator(latents.device).manual_seed(seed)
         residual = latents
@@ -209,6 +241,7 @@ class RQVAE(nn.Module):
             )
             codebook.copy_(centres)
             residual = residual - centres[labels]
+            after_level()
 
 
 def build_mlp(

@@ -1,4 +1,4 @@
-"""Train one RQ-VAE on several shops together: warm-up, epochs, evaluation, the best model."""
+"""Train one translator on several shops together: warm-up, epochs, evaluation, the best model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from mql4grec.config import TranslatorSettings
 from mql4grec.embeddings import Embeddings
 from mql4grec.errors import ConfigError
-from mql4grec.rqvae import RQVAE
+from mql4grec.rqvae import RQVAE, principal_components
 from mql4grec.runtime import SILENT, Journal, Runtime
 from mql4grec.translator import state
 from mql4grec.translator.files import drop_checkpoint, load
@@ -24,7 +24,7 @@ from mql4grec.translator.rows import join_rows, place_rows
 from mql4grec.translator.state import Progress, Training
 
 ROWS_AT_ONCE = 16_384  # without gradients
-WEIGHTS, CENTRES, DROPOUT, WARMUP, EPOCH = range(5)  # what a seed is for
+WEIGHTS, CENTRES, DROPOUT, WARMUP, EPOCH, SAMPLE = range(6)  # what a seed is for
 
 
 def train(
@@ -57,7 +57,8 @@ def train(
 
     Source:
         MQL4GRec, section 3.2 and the authors' code. `warmup_steps` is ours: steps of a plain
-        autoencoder, before the first epoch, and k-means on all rows then.
+        autoencoder, before the first epoch, and k-means on all rows then; so is `kind` "rqkmeans",
+        residual quantization (Chen, Guan and Wang 2010) of principal components.
     """
     rows = place_rows(join_rows(embeddings), runtime.torch_device)
     origin = _describe(embeddings, settings, runtime, n_rows=len(rows))
@@ -72,7 +73,10 @@ def train(
     devices = [torch.cuda.current_device()] if runtime.device == "cuda" else []
     with torch.random.fork_rng(devices):  # dropout draws from torch's global generators
         torch.manual_seed(_derive(runtime.seed, DROPOUT))
-        progress = _fit(training, state.resume(training))
+        if settings.kind == "rqkmeans":
+            progress = _fit_at_once(training)
+        else:
+            progress = _fit(training, state.resume(training))
     state.save_results(training, progress, complete=True)
     drop_checkpoint(folder)
     assert progress.best_weights is not None  # the last epoch is always evaluated
@@ -82,10 +86,11 @@ def train(
 
 def build_network(settings: TranslatorSettings, *, in_dim: int, seed: int) -> RQVAE:
     """Build the untrained network that the settings describe, for embeddings of width `in_dim`."""
+    linear = settings.kind == "rqkmeans"
     return RQVAE(
         in_dim=in_dim,
-        layers=settings.layers,
-        e_dim=settings.e_dim,
+        layers=() if linear else settings.layers,
+        e_dim=min(settings.e_dim, in_dim) if linear else settings.e_dim,
         num_emb_list=settings.num_emb_list,
         sk_epsilons=settings.sk_epsilons,
         sk_iters=settings.sk_iters,
@@ -94,6 +99,27 @@ def build_network(settings: TranslatorSettings, *, in_dim: int, seed: int) -> RQ
         dropout=settings.dropout,
         seed=_derive(seed, WEIGHTS),
     )
+
+
+def _fit_at_once(training: Training) -> Progress:
+    """Set encoder, decoder and codebooks without any step: what is interrupted begins anew."""
+    network, device = training.network, training.runtime.torch_device
+    if network.e_dim == network.in_dim:
+        mean, components = torch.zeros(network.in_dim), torch.eye(network.in_dim)
+    else:
+        mean, components = principal_components(
+            training.rows, n_components=network.e_dim, device=device
+        )
+    network.set_components(mean, components)
+    title = f"fit translator {training.origin['modality']}"
+    with training.journal.track(title, total=network.n_levels, done=0) as advance:
+        _initialise(training, _sample(training), after_level=lambda: advance(1))
+    sums = torch.zeros(3, device=device)
+    with torch.no_grad():
+        for block in torch.split(training.rows, ROWS_AT_ONCE):
+            losses = torch.stack(network.eval()(block.to(device)))
+            sums += losses * (len(block) / len(training.rows) * training.n_batches)
+    return _evaluate(training, Progress(step=0, sums=sums), epoch=1)
 
 
 def _fit(training: Training, progress: Progress) -> Progress:
@@ -140,7 +166,9 @@ def _run_epoch(
     number, first = divmod(progress.step - settings.warmup_steps, training.n_batches)
     order = _shuffled(training, purpose=EPOCH, number=number)
     if number == 0 and first == 0:
-        _initialise(training, _batch(training, order, 0))
+        # As in the paper from the first batch; after a warm-up from all rows.
+        first_batch = _batch(training, order, 0)
+        _initialise(training, _sample(training) if settings.warmup_steps else first_batch)
     for index in range(first, training.n_batches):
         sums = torch.zeros_like(progress.sums) if index == 0 else progress.sums
         sums = sums + _take_step(training, _batch(training, order, index), quantize=True)
@@ -167,25 +195,34 @@ def _take_step(training: Training, batch: Tensor, *, quantize: bool) -> Tensor:
     return torch.stack(losses).detach()
 
 
-def _initialise(training: Training, first_batch: Tensor) -> None:
-    """Set the codebooks: from the first batch as in the paper, after a warm-up from all rows."""
-    with torch.no_grad():
-        if training.settings.warmup_steps:
-            latents = torch.cat(list(_encode_all(training)))
-        else:
-            latents = training.network.eval().encoder(first_batch)
+def _initialise(
+    training: Training, rows: Tensor, *, after_level: Callable[[], None] = lambda: None
+) -> None:
+    """Set the codebooks by k-means on the latents of some rows."""
+    latents = torch.cat(list(_encode(training, rows)))
     training.network.initialise_codebooks(
         latents,
         n_iters=training.settings.kmeans_iters,
         seed=_derive(training.runtime.seed, CENTRES),
+        after_level=after_level,
     )
 
 
+def _sample(training: Training) -> Tensor:
+    """Draw the rows that k-means looks at, in their order: all, if they are not too many."""
+    rows, n_rows = training.rows, training.settings.kmeans_rows
+    if len(rows) <= n_rows:
+        return rows
+    generator = torch.Generator().manual_seed(_derive(training.runtime.seed, SAMPLE))
+    chosen = torch.randperm(len(rows), generator=generator)[:n_rows].sort().values
+    return rows[chosen.to(rows.device)]
+
+
 @torch.no_grad()
-def _encode_all(training: Training) -> Iterator[Tensor]:
-    """Give the latents of all rows (B, E), block by block, in float32 as `translate` makes them."""
+def _encode(training: Training, rows: Tensor) -> Iterator[Tensor]:
+    """Give the latents of rows (B, E), block by block, in float32 as `translate` makes them."""
     network = training.network.eval()
-    for block in torch.split(training.rows, ROWS_AT_ONCE):
+    for block in torch.split(rows, ROWS_AT_ONCE):
         yield network.encoder(block.to(training.runtime.torch_device))
 
 
@@ -199,7 +236,9 @@ def _evaluate(training: Training, progress: Progress, *, epoch: int) -> Progress
             f"`translator.lr`: expected a training that converges, got loss {means[0]} in epoch "
             f"{epoch} of the {training.origin['modality']} translator; lower it"
         )
-    codes = torch.cat([network.nearest_codes(latents) for latents in _encode_all(training)])
+    codes = torch.cat(
+        [network.nearest_codes(latents) for latents in _encode(training, training.rows)]
+    )
     perplexity, dead = code_usage(codes, n_codes=network.num_emb_list)
     record: dict[str, Any] = {
         "epoch": epoch,
