@@ -22,7 +22,6 @@ pub(crate) const FIRST_LISTED: usize = 4;
 ///
 /// ```text
 /// row     7
-/// prefix  9 1        where it may go: below (9, 1)
 /// listed  (9, 1, 0, 3) .2 | (9, 1, 4, 4) .5
 /// ```
 #[derive(Debug, Clone)]
@@ -82,7 +81,7 @@ struct Target {
 ///
 /// ```text
 /// listed   [0] .1 target 0, .2 target 1   [1] .1 target 0, .9 target 1
-/// values   .2 .1                          what each pays at least
+/// values   .2 .2                          what each pays at least
 /// owned    1 0
 /// targets  owner 1 price -.1 | owner 0 price 0
 /// codes    (0, 0) | (0, 1)
@@ -105,11 +104,11 @@ struct Assignment<'a, 'b, 'c, D: Distances> {
 /// What one search for a path found so far.
 ///
 /// ```text
-/// events   what to do next, the shortest first
+/// events    what to do next, the shortest first
 /// shortest  of the paths to a semantic ID that nobody has
-/// visited  seekers that would pass theirs on
-/// reached  semantic IDs to which there is a path
-/// settled  those of them to which there is no shorter one
+/// visited   seekers that would pass theirs on
+/// reached   semantic IDs to which there is a path
+/// settled   those of them to which there is no shorter one
 /// ```
 #[derive(Default)]
 struct Path {
@@ -246,7 +245,7 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
         if n_wanted > n {
             let row = self.rows[seeker];
             let found = self.search.nearest(row, self.prefix, n_wanted, self.occupancy);
-            let more: Vec<Found> = found[n..].to_vec();
+            let more = found.get(n..).unwrap_or_default().to_vec();
             self.list(seeker, &more);
             self.offer(seeker, n);
         }

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,49 +50,36 @@ def test_training_follows_the_same_losses(tmp_path: Path) -> None:
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
-def test_beam_search_recommends_the_same_items() -> None:
+def rank(runtime: Runtime, **arguments: Any) -> decoding.Rankings:
+    """Rank the items of a tiny shop for its users."""
     shop = tiny_training.shop()
     codes = np.stack(np.unravel_index(np.arange(12), (4, 5, 6)), axis=1).astype(np.uint16)
     ids = replace(tiny_language.semantic_ids("text", 12), codes=codes)
     inputs = language.encode_histories(
         shop, shop.histories, task="seqrec", users=np.arange(shop.histories.n_users)
     )
-    rankings = [
-        decoding.recommend(
-            tiny_training.network(shop),
-            decoding.build_trie(ids),
-            vocabulary=shop.vocabulary,
-            modality="text",
-            inputs=inputs,
-            n_beams=5,
-            runtime=runtime,
-        )
-        for runtime in (replace(GPU, device="cpu"), GPU)
-    ]
-    np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
-    np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-3)
+    return decoding.recommend(
+        tiny_training.network(shop),
+        decoding.build_trie(ids),
+        vocabulary=shop.vocabulary,
+        modality="text",
+        inputs=inputs,
+        n_beams=5,
+        runtime=runtime,
+        **arguments,
+    )
+
+
+def test_beam_search_recommends_the_same_items() -> None:
+    expected, found = rank(replace(GPU, device="cpu")), rank(GPU)
+    np.testing.assert_array_equal(expected.items, found.items)
+    np.testing.assert_allclose(expected.scores, found.scores, atol=1e-3)
 
 
 def test_graphs_recommend_the_same_items() -> None:
-    shop = tiny_training.shop()
-    codes = np.stack(np.unravel_index(np.arange(12), (4, 5, 6)), axis=1).astype(np.uint16)
-    ids = replace(tiny_language.semantic_ids("text", 12), codes=codes)
-    inputs = language.encode_histories(
-        shop, shop.histories, task="seqrec", users=np.arange(shop.histories.n_users)
-    )
-    rankings = [
-        decoding.recommend(
-            tiny_training.network(shop),
-            decoding.build_trie(ids),
-            vocabulary=shop.vocabulary,
-            modality="text",
-            inputs=inputs,
-            n_beams=5,
-            batch_size=2,  # so that shapes come again
-            search=decoding.Search(graphs=graphs),
-            runtime=GPU,
-        )
+    expected, found = (
+        rank(GPU, batch_size=2, search=decoding.Search(graphs=graphs))  # so that shapes come again
         for graphs in (False, True)
-    ]
-    np.testing.assert_array_equal(rankings[0].items, rankings[1].items)
-    np.testing.assert_allclose(rankings[0].scores, rankings[1].scores, atol=1e-4)
+    )
+    np.testing.assert_array_equal(expected.items, found.items)
+    np.testing.assert_allclose(expected.scores, found.scores, atol=1e-4)

@@ -59,13 +59,17 @@ def test_the_seed_decides_the_weights_and_leaves_torch_alone() -> None:
     assert not torch.equal(first.shared.weight, other.shared.weight)
 
 
+def ten_samples(one: language.Corpus) -> dict[str, torch.Tensor]:
+    samples = language.training_samples(one, "seqrec", generator=np.random.default_rng(0))
+    batch = language.encode(one, samples, np.arange(10))
+    return {name: torch.from_numpy(getattr(batch, name)) for name in vars(batch)}
+
+
 def test_the_loss_is_that_of_transformers() -> None:
     one = training.shop()
     model = training.network(one).eval()
-    samples = language.training_samples(one, "seqrec", generator=np.random.default_rng(0))
-    batch = language.encode(one, samples, np.arange(10))
-    tensors = {name: torch.from_numpy(getattr(batch, name)) for name in vars(batch)}
-    own = summed_loss(model, **tensors) / batch.labels.size
+    tensors = ten_samples(one)
+    own = summed_loss(model, **tensors) / tensors["labels"].numel()
     assert own.item() == pytest.approx(model(**tensors).loss.item(), rel=1e-5)
 
 
@@ -73,9 +77,7 @@ def test_the_loss_over_levels_is_that_of_decoding() -> None:
     """A code's probability is among those of its level; the end is certain, so it costs nothing."""
     one = training.shop()
     model = training.network(one).eval()
-    samples = language.training_samples(one, "seqrec", generator=np.random.default_rng(0))
-    batch = language.encode(one, samples, np.arange(10))
-    tensors = {name: torch.from_numpy(getattr(batch, name)) for name in vars(batch)}
+    tensors = ten_samples(one)
     tensors["labels"][3, 1:] = language.IGNORED
     logits = model(**tensors).logits
     expected = 0.0

@@ -1,7 +1,7 @@
 """Translators beside each other: what they lose, what collides, how many codes they use, how long.
 
-    pip install faiss-cpu; OMP_NUM_THREADS=1 python benches/translators.py
-    OMP_NUM_THREADS=1 python benches/translators.py --embeddings runs/office/embeddings/Office/text
+    pip install faiss-cpu; OMP_NUM_THREADS=1 python benches/translator.py
+    OMP_NUM_THREADS=1 python benches/translator.py --embeddings runs/office/embeddings/Office/text
 
 Without embeddings of your own: clustered rows of width 768. The ways:
 
