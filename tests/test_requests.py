@@ -67,6 +67,36 @@ def test_histories_from_parquet(tmp_path: Path) -> None:
     assert without_place(list(read_requests(path))) == [Request(("1", "2"))]
 
 
+@pytest.mark.parametrize("group", [3, 1000])
+def test_tables_are_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    monkeypatch.setattr("mql4grec.catalog.requests.PART", 4)
+    path = tmp_path / "h[1].parquet"  # no pattern
+    table = pl.DataFrame({"user_id": range(11), "history": [[str(row)] for row in range(11)]})
+    table.write_parquet(path, row_group_size=group)
+    found = list(read_requests(path))
+    assert [request.history for request in found] == [(str(row),) for row in range(11)]
+    assert [request.user_id for request in found] == [str(row) for row in range(11)]
+    assert [request.place for request in found] == [f"`{path}`, row {n}" for n in range(1, 12)]
+    table[:0].write_parquet(path)
+    with pytest.raises(DataError, match="expected at least one history, got none"):
+        list(read_requests(path))
+
+
+def test_a_table_that_breaks_off_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mql4grec.catalog.requests.PART", 2)
+    path = tmp_path / "h.parquet"
+    pl.DataFrame({"history": [["a"]] * 6}).write_parquet(path)
+    requests = read_requests(path)
+    assert len(list(itertools.islice(requests, 2))) == 2
+    path.unlink()
+    with pytest.raises(DataError, match=r"expected a Parquet file, got .*; check the file"):
+        next(requests)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

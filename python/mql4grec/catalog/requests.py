@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import zlib
@@ -13,13 +14,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mql4grec.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FIELDS = ("user_id", "history", "only", "without")
 LINES = ("", ".json", ".jsonl", ".ndjson")  # no suffix: a pipe
 STANDARD_INPUT = Path("-")
+PART = 1 << 14  # rows of a table that are in memory together
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Request:
 def read_requests(path: Path) -> Iterator[Request]:
     """Read histories one by one.
 
-    JSON lines are never in memory together; a Parquet file is.
+    They are never all in memory; of a Parquet file some thousand are, best in row groups of no more
+    than some hundred thousand rows, since a group is decoded anew for each part of it.
 
     Args:
         path: JSON lines, possibly gzipped, each a list of item ids or an object with the fields
@@ -134,23 +140,43 @@ def _parse(line: str, *, place: str) -> Request:
 
 
 def _read_parquet(path: Path) -> Iterator[Request]:
+    rows = itertools.chain.from_iterable(part.iter_rows(named=True) for part in _parts(path))
+    for number, row in enumerate(rows, start=1):
+        yield _request(row, place=f"`{path}`, row {number}")
+
+
+def _parts(path: Path) -> Iterator[pl.DataFrame]:
+    """Read a table of histories some rows at a time.
+
+    By slices and not by `collect_batches`, which reads ahead until the whole table is in memory.
+    """
     import polars as pl
 
     try:
-        table = pl.read_parquet(path)
+        table = pl.scan_parquet(path, glob=False)
+        columns = _columns(table.collect_schema(), path)
+        n_rows = table.select(pl.len()).collect().item()
+        for start in range(0, n_rows, PART):
+            yield table.select(columns).slice(start, PART).collect()
     except (OSError, pl.exceptions.PolarsError) as err:
         message = str(err).splitlines()[0]
         raise DataError(
             f"`{path}`: expected a Parquet file, got {message}; check the file"
         ) from err
-    columns = [name for name in FIELDS if name in table.columns]
+
+
+def _columns(schema: pl.Schema, path: Path) -> list[str]:
+    """List the columns of a table that say something about a request, checked."""
+    import polars as pl
+
+    columns = [name for name in FIELDS if name in schema]
     if "history" not in columns:
         raise DataError(
             f"`{path}`: expected a column 'history' with lists of item ids, got the columns "
-            f"{table.columns}; rename one"
+            f"{schema.names()}; rename one"
         )
     for name in columns:
-        dtype = table.schema[name]
+        dtype = schema[name]
         inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else None
         kind = dtype if name == "user_id" else inner
         if kind is None or not (kind in (pl.String, pl.Categorical) or kind.is_integer()):
@@ -159,9 +185,7 @@ def _read_parquet(path: Path) -> Iterator[Request]:
                 f"{'ids' if name == 'user_id' else 'lists of item ids'}, strings or whole numbers, "
                 f"got {dtype}; convert the column"
             )
-    rows = table.select(columns).iter_rows(named=True)
-    for number, row in enumerate(rows, start=1):
-        yield _request(row, place=f"`{path}`, row {number}")
+    return columns
 
 
 def _request(record: dict[str, Any], *, place: str) -> Request:
