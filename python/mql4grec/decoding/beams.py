@@ -20,6 +20,7 @@ from mql4grec.decoding.filters import OpenLeaves
 from mql4grec.decoding.network import Memory, Network, Past, read, step
 
 Normalise = Literal["vocabulary", "level"]
+TILE = 1024  # tokens of the vocabulary whose logits are computed together on a CPU
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,7 @@ def level_scores(network: Network, target: Target, hidden: Tensor, *, level: int
     codes = slice(first, first + target.trie.n_codes[level])
     if target.normalise == "level":
         return functional.linear(hidden, network.head[codes]).log_softmax(dim=2)
-    if network.dtype == torch.float32:
-        # Not `logsumexp`, which takes twice as long on a CPU.
-        return functional.linear(hidden, network.head).log_softmax(dim=2)[:, :, codes]
-    return functional.linear(hidden, network.head[codes]) - _rough_total(network, hidden)
+    return functional.linear(hidden, network.head[codes]) - _total(network, hidden)
 
 
 def end_scores(
@@ -207,17 +205,25 @@ def end_scores(
     if target.normalise == "level":
         return torch.zeros(tokens.shape, device=tokens.device)
     hidden, _ = step(network, tokens, memory, past=past)
-    if network.dtype == torch.float32:
-        return functional.linear(hidden, network.head).log_softmax(dim=2)[:, :, target.eos]
     end = functional.linear(hidden, network.head[target.eos, None])
-    return (end - _rough_total(network, hidden))[:, :, 0]
+    return (end - _total(network, hidden))[:, :, 0]
 
 
-def _rough_total(network: Network, hidden: Tensor) -> Tensor:
-    """Sum over the vocabulary in the network's precision, where roundings cancel: (B, m, 1)."""
-    logits = functional.linear(hidden.to(network.dtype), network.rough_head)
-    normed = logits.log_softmax(dim=2, dtype=torch.float32)
-    return logits[:, :, :1].float() - normed[:, :, :1]
+def _total(network: Network, hidden: Tensor) -> Tensor:
+    """Sum over the vocabulary, from logits of the network's precision: log of it, (B, m, 1).
+
+    Roundings of bfloat16 cancel in the sum. On a CPU a part of the vocabulary at a time, so that
+    its logits are still in the cache when they are summed.
+    """
+    hidden = hidden.to(network.dtype)
+    size = TILE if hidden.device.type == "cpu" else len(network.rough_head)
+    totals = []
+    for head in network.rough_head.split(size):
+        logits = functional.linear(hidden, head)
+        # Not `logsumexp`, which takes twice as long on a CPU.
+        normed = logits.log_softmax(dim=2, dtype=torch.float32)
+        totals.append(logits[:, :, :1].float() - normed[:, :, :1])
+    return torch.cat(totals, dim=2).logsumexp(dim=2, keepdim=True)
 
 
 def rows_of(beams: Tensor, *, n_beams: int) -> Tensor:
