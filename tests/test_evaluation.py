@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -214,6 +215,20 @@ def test_seen_items_of_other_users() -> None:
         ValueError, match="`histories`: expected 1 users to match `rankings`, got 2"
     ):
         evaluation.remove_seen(rankings([[1]]), histories([1], [2]))
+
+
+def test_what_is_made_of_exact_lists_is_exact() -> None:
+    unknown = rankings([[1, 2]] * 4)
+    text = replace(unknown, certified=np.array([True, True, False, False]))
+    image = replace(unknown, certified=np.array([True, False, True, False]))
+    fused = evaluation.fuse(text, image).certified
+    assert fused is not None
+    assert fused.tolist() == [True, False, False, False]
+    for pair in ((unknown, image), (text, unknown)):
+        assert evaluation.fuse(*pair).certified is None
+    left = evaluation.remove_seen(text, histories([1], [2], [3], [4])).certified
+    assert left is not None
+    assert left.tolist() == [True, True, False, False]
 
 
 def test_assembled_rankings() -> None:

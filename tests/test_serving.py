@@ -261,6 +261,19 @@ def test_a_history_of_arguments_comes_before_those_of_standard_input(
     assert "no item is left: the filters close all of them" in table
 
 
+def test_lists_are_exact_on_request(folder: Path, exact: Ranker) -> None:
+    history = exact.shop.item_ids[:4]
+    few = [*history, "--json", "--top-k", "20", "--set", "decoding.n_beams=1"]
+    for ranking in ("text", "image"):
+        whole = list(one(exact, history, ranking=ranking, top_k=20).item_ids)
+        plain, certain = (
+            call(folder, *few, "--ranking", ranking, *options).output
+            for options in ([], ["--exact"])
+        )
+        assert [item["item_id"] for item in json.loads(certain)["items"]] == whole
+        assert [item["item_id"] for item in json.loads(plain)["items"]] != whole
+
+
 def test_what_was_left_out_is_told_on_standard_error(
     folder: Path, run: Ranker, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ how a ranking was made. Every user counts: one whose target is not listed is a m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -100,7 +101,9 @@ def fuse(
         n_tokens: Tokens of a sequence, L codes and eos; rule "authors" only.
 
     Returns:
-        Items (U, top_k), best first, ties by the lower row.
+        Items (U, top_k), best first, ties by the lower row. `certified` where both lists are: then
+        they are what exact scoring would give, and so is what was made of them; items that neither
+        list has room for are not looked at.
 
     Raises:
         ValueError: If the numbers of users differ or a value is out of range.
@@ -117,7 +120,10 @@ def fuse(
         scores = _alpha_rule(text_scores, image_scores, alpha=alpha)
     else:
         raise ValueError(f"`rule`: expected 'alpha' or 'authors', got {rule!r}; choose one")
-    return _best_first(items, scores, top_k=top_k)
+    fused = _best_first(items, scores, top_k=top_k)
+    if text.certified is None or image.certified is None:
+        return fused
+    return replace(fused, certified=text.certified & image.certified)
 
 
 def _check_fusion(text: Rankings, image: Rankings, *, alpha: float, top_k: int) -> None:
@@ -200,7 +206,8 @@ def remove_seen(rankings: Rankings, histories: Histories) -> Rankings:
         histories: The same users' histories, without their targets.
 
     Returns:
-        Items (U, M), padded at the end by -1.
+        Items (U, M), padded at the end by -1; `certified` as before, since what is left of an exact
+        list is exact.
 
     Raises:
         ValueError: If the numbers of users differ.
@@ -221,6 +228,7 @@ def remove_seen(rankings: Rankings, histories: Histories) -> Rankings:
     return Rankings(
         items=np.where(gone, -1, np.take_along_axis(rankings.items, order, axis=1)),
         scores=np.where(gone, -np.inf, np.take_along_axis(rankings.scores, order, axis=1)),
+        certified=rankings.certified,
     )
 
 

@@ -56,6 +56,12 @@ def recommend(
             "--drop-unknown", help="Leave out ids that the shop does not have, don't refuse them."
         ),
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Search until every list is certain, as decoding.exact=true does."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, not a table.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="File instead: .jsonl (.ndjson, .json) or .parquet.")
@@ -69,7 +75,7 @@ def recommend(
     _check_output(out, as_json=as_json)
     requests = _requests(items or [], histories)
     filters = _filters(only, without, unseen=unseen, drop_unknown=drop_unknown)
-    settings = settings_of(config, overrides)
+    settings = settings_of(config, [*(overrides or []), *(["decoding.exact=true"] * exact)])
     run = serving.open_run(settings, journal=journal_of(settings, quiet=True, log=False))
     found = serving.recommend(run, requests, ranking=ranking, top_k=top_k, filters=filters)
     found = _telling_unknown(found, run, filters)
