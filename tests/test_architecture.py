@@ -20,6 +20,7 @@ ROOMS = (
     "rqvae",
     "translator",
     "codes",
+    "quality",
     "language",
     "recommender",
     "decoding",

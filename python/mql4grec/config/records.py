@@ -138,11 +138,40 @@ class TranslatorSettings(Record):
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of plain autoencoder before k-means on all rows; 0: the paper's k-means on the first
     batch of the untrained encoder."""
+    refit_epochs: int = Field(default=0, ge=0)
+    """K-means on all rows again after every so many epochs; 0: never, as in the paper."""
+    restart_after: int = Field(default=0, ge=0)
+    """A code that no row of a batch has had for so many steps becomes the residual of some row; 0:
+    never, as in the paper."""
+    codebooks: Literal["gradient", "average"] = "gradient"
+    """How codebooks learn: by the codebook loss, as in the paper; or each code as the moving average
+    of the residuals that have it."""
+    average_decay: float = Field(default=0.99, gt=0, lt=1)  # what an average keeps in a step
+    estimator: Literal["straight", "rotation"] = "straight"
+    """How the decoder's gradient passes the codes: straight through, as in the paper; or by the
+    rotation from a latent to the sum of its codes."""
+    unit_latents: bool = False  # latents of length 1: the first level goes by angles (cosine)
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     batch_size: Positive = 2048
     epochs: Positive = 500
     eval_step: Positive = 2  # epochs
+    keep: Literal["collision_rate", "loss"] = "collision_rate"
+    """Which network of all evaluations is used: that of the lowest collision rate, as in the paper,
+    or of the lowest loss; both are written."""
+    balance: Fraction = 0.0
+    """How alike in size the shops are to a training: a shop of n rows has a part in proportion to
+    n to the power of 1 - balance; 0: every row as often, as in the paper; 1: every shop."""
+    storage: Literal["fp32", "fp16", "bf16"] = "fp32"  # of the embeddings while training
+    max_memory_gib: float | None = Field(default=None, gt=0)
+    """What the embeddings may take on the device; more of them are read from their files as they
+    are needed. None: half of a GPU's free, or of a computer's memory."""
+    graphs: bool = False  # on a CUDA device, one process: launch a step together, as a CUDA graph
+
+    @property
+    def max_memory(self) -> int | None:
+        """Give `max_memory_gib` in bytes."""
+        return None if self.max_memory_gib is None else int(self.max_memory_gib * 2**30)
 
     @model_validator(mode="after")
     def _one_epsilon_per_level(self) -> Self:
@@ -190,6 +219,14 @@ class CodesSettings(Record):
                 f"{self.policy!r}"
             )
         return self
+
+
+class QualitySettings(Record):
+    """Room `quality`: how closely the codes are looked at before a T5 learns them."""
+
+    n_items: Positive = 5000  # a random sample of so many; a shop with fewer is looked at whole
+    n_neighbours: Positive = 10  # of each of them, among all items
+    n_examples: int = Field(default=4, ge=0)  # items shown with their nearest
 
 
 class LanguageSettings(Record):
@@ -299,6 +336,7 @@ class Settings(Record):
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
     translator: TranslatorSettings = TranslatorSettings()
     codes: CodesSettings = CodesSettings()
+    quality: QualitySettings = QualitySettings()
     language: LanguageSettings = LanguageSettings()
     recommender: RecommenderSettings = RecommenderSettings()
     decoding: DecodingSettings = DecodingSettings()
