@@ -32,7 +32,7 @@ def train(shop: Embeddings, folder: Path, **changes: object) -> rqvae.RQVAE:
 
 def test_components_are_those_of_scikit_learn() -> None:
     rows = torch.from_numpy(make_shop(n_items=400).vectors) + 3
-    mean, components = rqvae.principal_components(rows, n_components=5, device=torch.device("cpu"))
+    mean, components = rqvae.principal_components(lambda: rows.split(150), n_components=5)
     expected = PCA(5, svd_solver="full").fit(rows.double().numpy())
     np.testing.assert_allclose(mean, expected.mean_, rtol=1e-5)
     signs = np.sign((components.numpy() * expected.components_).sum(1))
@@ -84,7 +84,8 @@ def test_it_is_kept_and_found_again(tmp_path: Path) -> None:
     assert same_weights(network, train(shop, tmp_path / "b"))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == [
-        "best_collision_model.json", "best_collision_model.safetensors", "history.json",
+        "best_collision_model.json", "best_collision_model.safetensors",
+        "best_loss_model.json", "best_loss_model.safetensors", "history.json",
     ]  # fmt: skip
     before = (tmp_path / "a" / "history.json").stat().st_mtime_ns
     train(shop, tmp_path / "a")

@@ -153,7 +153,7 @@ def test_losses_by_hand() -> None:
     torch.testing.assert_close(losses.quantization, quantization.detach())
     torch.testing.assert_close(losses.reconstruction, reconstruction.detach())
     torch.testing.assert_close(losses.total, reconstruction + 0.7 * quantization)
-    plain = network.autoencode(batch)
+    plain = network.losses(batch, latents, None, n_rows=len(batch))
     torch.testing.assert_close(plain.total, functional.mse_loss(network.decoder(latents), batch))
     assert plain.quantization == 0
 
@@ -162,7 +162,7 @@ def test_gradient_goes_straight_through() -> None:
     network = tiny_network().eval()
     latents = torch.randn(9, 4, generator=seeded()).requires_grad_()
     weights = torch.randn(9, 4, generator=seeded(1))
-    quantized, _ = network.quantize(latents)
+    quantized, _ = network.quantize(latents, network.nearest_codes(latents), n_rows=9)
     (quantized * weights).sum().backward()
     assert torch.equal(latents.grad, weights)
     assert all(codebook.grad is None for codebook in network.codebooks)
@@ -173,7 +173,7 @@ def test_gradients_of_the_quantization_loss() -> None:
     network = tiny_network(beta=0.5).eval()
     latents = torch.randn(9, 4, generator=seeded()).requires_grad_()
     codes = network.nearest_codes(latents.detach())
-    network.quantize(latents)[1].backward()
+    network.quantize(latents, codes, n_rows=9)[1].backward()
     residual = latents.detach()
     for level, codebook in enumerate(network.codebooks):
         missing = residual - codebook.detach()[codes[:, level]]
@@ -189,7 +189,8 @@ def test_bf16_touches_the_mlps_only() -> None:
     batch = torch.randn(9, 12, generator=seeded())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = network(batch)
-        quantized, _ = network.quantize(network.encoder(batch).float())
+        latents = network.encoder(batch).float()
+        quantized, _ = network.quantize(latents, network.assign(latents), n_rows=9)
     assert {losses.total.dtype, losses.quantization.dtype, quantized.dtype} == {torch.float32}
     torch.testing.assert_close(losses.total, network(batch).total, rtol=0.05, atol=0)
 

@@ -83,6 +83,8 @@ def test_training_writes_the_best_model_and_the_history(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best_collision_model.json",
         "best_collision_model.safetensors",
+        "best_loss_model.json",
+        "best_loss_model.safetensors",
         "history.json",
     ]
     history = json.loads((tmp_path / "history.json").read_text())

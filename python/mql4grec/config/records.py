@@ -135,6 +135,8 @@ class TranslatorSettings(Record):
     dropout: Fraction = 0.0
     kmeans_iters: Positive = 100
     kmeans_rows: Positive = 1_000_000  # that k-means looks at; more are drawn from
+    kmeans_balance: float = Field(default=0.0, ge=0)
+    """Sinkhorn's epsilon of k-means with clusters of about the same size; 0: plain k-means."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of plain autoencoder before k-means on all rows; 0: the paper's k-means on the first
     batch of the untrained encoder."""
@@ -144,8 +146,8 @@ class TranslatorSettings(Record):
     """A code that no row of a batch has had for so many steps becomes the residual of some row; 0:
     never, as in the paper."""
     codebooks: Literal["gradient", "average"] = "gradient"
-    """How codebooks learn: by the codebook loss, as in the paper; or each code as the moving average
-    of the residuals that have it."""
+    """How codebooks learn: by the codebook loss, as in the paper; or each code as the moving
+    average of the residuals that have it."""
     average_decay: float = Field(default=0.99, gt=0, lt=1)  # what an average keeps in a step
     estimator: Literal["straight", "rotation"] = "straight"
     """How the decoder's gradient passes the codes: straight through, as in the paper; or by the

@@ -4,6 +4,7 @@ This room knows tensors and plain numbers. It does not know settings, files, sho
 goes (room `translator`), nor what happens to items that get the same codes (room `codes`).
 """
 
+from mql4grec.rqvae import upkeep
 from mql4grec.rqvae.assignment import nearest, sinkhorn, squared_distances
 from mql4grec.rqvae.components import principal_components
 from mql4grec.rqvae.kmeans import kmeans
@@ -17,4 +18,5 @@ __all__ = [
     "principal_components",
     "sinkhorn",
     "squared_distances",
+    "upkeep",
 ]

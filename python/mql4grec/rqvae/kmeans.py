@@ -1,16 +1,25 @@
-"""K-means in torch: the first codebooks."""
+"""K-means in torch, plain and balanced: the first codebooks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from mql4grec.rqvae.assignment import nearest
+from mql4grec.rqvae.assignment import nearest, sinkhorn, squared_distances
+
+N_BALANCED = 20  # rounds
+BALANCED_ROWS = 16_384  # that are shared out together
+SINKHORN_ITERS = 50
 
 
 @torch.no_grad()
 def kmeans(
-    rows: Tensor, *, n_clusters: int, n_iters: int, generator: torch.Generator
+    rows: Tensor,
+    *,
+    n_clusters: int,
+    n_iters: int,
+    generator: torch.Generator,
+    balance: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Cluster rows by Lloyd's algorithm from a k-means++ start.
 
@@ -22,6 +31,8 @@ def kmeans(
         n_clusters: K.
         n_iters: The most iterations; it stops once the centres hardly move.
         generator: Of the start, on the device of `rows`.
+        balance: Sinkhorn's epsilon of some rounds that follow, in which each cluster gets about as
+            many rows as any other, and becomes their mean; 0: none.
 
     Returns:
         Centres float32 (K, E), and the nearest one of every row, int64 (N,).
@@ -37,7 +48,27 @@ def kmeans(
         distances, labels = nearest(rows, centres)
         if shift <= 1e-4 * variance:  # scikit-learn's rule
             break
+    if balance:
+        for _ in range(N_BALANCED):
+            labels = _share_out(rows, centres, epsilon=balance)
+            counts = torch.bincount(labels, minlength=n_clusters)
+            means = torch.zeros_like(centres).index_add_(0, labels, rows)
+            centres = torch.where(
+                counts[:, None] > 0, means / counts.clamp_min(1)[:, None], centres
+            )
+        labels = nearest(rows, centres)[1]
     return centres, labels
+
+
+def _share_out(rows: Tensor, centres: Tensor, *, epsilon: float) -> Tensor:
+    """Give every row (N, E) a cluster, int64 (N,), about as many rows to each."""
+    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    n_parts = -(-len(rows) // BALANCED_ROWS)
+    for part in range(n_parts):  # every n-th row: neighbours in a catalog are often alike
+        distances = squared_distances(rows[part::n_parts], centres)
+        scores = sinkhorn(distances, epsilon=epsilon, n_iters=SINKHORN_ITERS)
+        labels[part::n_parts] = scores.argmax(1)
+    return labels
 
 
 def _spread(rows: Tensor, *, n_clusters: int, noise: Tensor, generator: torch.Generator) -> Tensor:

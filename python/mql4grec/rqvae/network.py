@@ -49,6 +49,8 @@ class RQVAE(nn.Module):
         beta: float = 0.25,
         quant_loss_weight: float = 1.0,
         dropout: float = 0.0,
+        unit_latents: bool = False,
+        rotation: bool = False,
         seed: int = 0,
     ) -> None:
         """Build the network with Xavier-normal weights and zero biases.
@@ -63,6 +65,9 @@ class RQVAE(nn.Module):
             beta: Weight of the commitment loss.
             quant_loss_weight: Weight of the quantization loss.
             dropout: Share of inputs dropped before every linear layer.
+            unit_latents: Scale every latent to length 1, so that the first level goes by angles.
+            rotation: Let the gradient pass the codes by the rotation from a latent to its codes'
+                sum, instead of straight through.
             seed: Of the weights.
 
         Raises:
@@ -78,10 +83,12 @@ class RQVAE(nn.Module):
         self.num_emb_list = tuple(num_emb_list)
         self.sk_epsilons, self.sk_iters = tuple(sk_epsilons), sk_iters
         self.beta, self.quant_loss_weight = beta, quant_loss_weight
-        self.dropout = dropout
+        self.dropout, self.unit_latents, self.rotation = dropout, unit_latents, rotation
         widths = (in_dim, *layers, e_dim)
         generator = torch.Generator().manual_seed(seed)
         self.encoder = build_mlp(widths, dropout=dropout, generator=generator)
+        if unit_latents:
+            self.encoder.append(ToUnitLength())
         self.decoder = build_mlp(widths[::-1], dropout=dropout, generator=generator)
         self.codebooks = nn.ParameterList(torch.zeros(n, e_dim) for n in num_emb_list)
 
@@ -105,6 +112,8 @@ class RQVAE(nn.Module):
             "beta": self.beta,
             "quant_loss_weight": self.quant_loss_weight,
             "dropout": self.dropout,
+            "unit_latents": self.unit_latents,
+            "rotation": self.rotation,
         }
 
     def forward(self, embeddings: Tensor) -> Losses:
@@ -116,47 +125,75 @@ class RQVAE(nn.Module):
             embeddings: float32 (B, D).
         """
         latents = self.encoder(embeddings).float()  # (B, E)
-        with torch.autocast(latents.device.type, enabled=False):
-            quantized, quantization = self.quantize(latents)
-        decoded = self.decoder(quantized).float()  # (B, D)
-        reconstruction = functional.mse_loss(decoded, embeddings)
+        codes = self.assign(latents.detach())
+        return self.losses(embeddings, latents, codes, n_rows=len(embeddings))
+
+    def losses(
+        self, embeddings: Tensor, latents: Tensor, codes: Tensor | None, *, n_rows: int
+    ) -> Losses:
+        """Say what some rows of a batch cost; the costs of all its rows add up to the batch's.
+
+        Args:
+            embeddings: float32 (R, D).
+            latents: float32 (R, E), the encoder's, with their gradient.
+            codes: int64 (R, L); None: the decoder gets the latents as they are, as in the steps
+                before the codebooks exist.
+            n_rows: B, rows of the whole batch.
+        """
+        decoded_from, quantization = latents, latents.new_zeros(())
+        if codes is not None:
+            with torch.autocast(latents.device.type, enabled=False):
+                decoded_from, quantization = self.quantize(latents, codes, n_rows=n_rows)
+        decoded = self.decoder(decoded_from).float()  # (R, D)
+        reconstruction = _mean_square(decoded - embeddings, n_rows=n_rows)
         total = reconstruction + self.quant_loss_weight * quantization
         return Losses(total, reconstruction.detach(), quantization.detach())
 
-    def autoencode(self, embeddings: Tensor) -> Losses:
-        """Encode and decode without codes, for the steps before the codebooks exist.
+    def quantize(self, latents: Tensor, codes: Tensor, *, n_rows: int) -> tuple[Tensor, Tensor]:
+        """Replace each latent by the sum of its codes' vectors, one code per level.
 
         Args:
-            embeddings: float32 (B, D).
-        """
-        decoded = self.decoder(self.encoder(embeddings)).float()
-        reconstruction = functional.mse_loss(decoded, embeddings)
-        return Losses(reconstruction, reconstruction.detach(), torch.zeros_like(reconstruction))
+            latents: float32 (R, E).
+            codes: int64 (R, L).
+            n_rows: B, rows of the whole batch.
 
-    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace each latent by the sum of its codes' vectors, one code per level.
+        Returns:
+            The sums (R, E), whose gradient goes to `latents`; and the quantization loss.
+
+        Source:
+            The authors' code. There the straight-through estimator stands inside every level, so
+            a residual after the first level has no gradient: the encoder gets the commitment loss
+            of the first level only, each codebook the codebook loss of its own level only. The
+            rotation is that of Fifty and others (arXiv 2410.06424).
+        """
+        residual = latents
+        losses = []
+        for level, codebook in enumerate(self.codebooks):
+            chosen = codebook[codes[:, level]]  # (R, E)
+            codebook_loss = _mean_square(chosen - residual.detach(), n_rows=n_rows)
+            commitment = _mean_square(residual - chosen.detach(), n_rows=n_rows)
+            losses.append(codebook_loss + self.beta * commitment)
+            residual = (residual - chosen).detach()
+        quantized = latents.detach() - residual
+        pass_gradient = _rotate if self.rotation else _pass_straight
+        return pass_gradient(latents, quantized), torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def assign(self, latents: Tensor) -> Tensor:
+        """Choose the codes of a whole batch, level by level, as `choose` does.
 
         Args:
             latents: float32 (B, E).
 
         Returns:
-            The sums (B, E), whose gradient goes straight to `latents`; and the quantization loss.
-
-        Source:
-            The authors' code. There the straight-through estimator stands inside every level, so
-            a residual after the first level has no gradient: the encoder gets the commitment loss
-            of the first level only, each codebook the codebook loss of its own level only.
+            Codes, int64 (B, L).
         """
         residual = latents
-        losses = []
+        codes = []
         for level, codebook in enumerate(self.codebooks):
-            chosen = codebook[self.choose(residual.detach(), level=level)]  # (B, E)
-            codebook_loss = functional.mse_loss(chosen, residual.detach())
-            commitment = functional.mse_loss(residual, chosen.detach())
-            losses.append(codebook_loss + self.beta * commitment)
-            residual = (residual - chosen).detach()
-        quantized = latents.detach() - residual
-        return latents + (quantized - latents).detach(), torch.stack(losses).mean()
+            codes.append(self.choose(residual, level=level))
+            residual = residual - codebook[codes[-1]]
+        return torch.stack(codes, dim=1)
 
     @torch.no_grad()
     def choose(self, residual: Tensor, *, level: int) -> Tensor:
@@ -223,6 +260,7 @@ class RQVAE(nn.Module):
         *,
         n_iters: int,
         seed: int,
+        balance: float = 0.0,
         after_level: Callable[[], None] = lambda: None,
     ) -> None:
         """Set each codebook to the k-means centres of what the levels above leave over.
@@ -231,17 +269,54 @@ class RQVAE(nn.Module):
             latents: float32 (N, E), of a batch or of all rows.
             n_iters: The most iterations of k-means.
             seed: Of the first centres.
+            balance: As in `kmeans`.
             after_level: Called when a level is done.
         """
         generator = torch.Generator(latents.device).manual_seed(seed)
         residual = latents
         for codebook in self.codebooks:
             centres, labels = kmeans(
-                residual, n_clusters=len(codebook), n_iters=n_iters, generator=generator
+                residual,
+                n_clusters=len(codebook),
+                n_iters=n_iters,
+                generator=generator,
+                balance=balance,
             )
             codebook.copy_(centres)
             residual = residual - centres[labels]
             after_level()
+
+
+class ToUnitLength(nn.Module):
+    """Scale rows to length 1."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scale rows float32 (B, E)."""
+        return functional.normalize(rows.float(), dim=1)
+
+
+def _mean_square(differences: Tensor, *, n_rows: int) -> Tensor:
+    """Give the share of rows (R, W) in the mean square of `n_rows` rows."""
+    return differences.square().sum() / (n_rows * differences.shape[1])
+
+
+def _pass_straight(latents: Tensor, quantized: Tensor) -> Tensor:
+    """Give `quantized` (R, E), with its gradient passed to `latents` as it is."""
+    return latents + (quantized - latents).detach()
+
+
+def _rotate(latents: Tensor, quantized: Tensor) -> Tensor:
+    """Give `quantized` (R, E) as a rotation and a scaling, both constant, of `latents`."""
+    lengths = latents.detach().norm(dim=1, keepdim=True), quantized.norm(dim=1, keepdim=True)
+    source, target = (
+        rows / length.clamp_min(1e-12)
+        for rows, length in zip((latents.detach(), quantized), lengths, strict=True)
+    )
+    between = functional.normalize(source + target, dim=1)
+    mirrored = latents - 2 * (latents * between).sum(1, keepdim=True) * between
+    rotated = mirrored + 2 * (latents * source).sum(1, keepdim=True) * target
+    scaled = rotated * (lengths[1] / lengths[0].clamp_min(1e-12))
+    return _pass_straight(scaled, quantized)  # to the last bit, opposite vectors too
 
 
 def build_mlp(

@@ -1,7 +1,8 @@
-"""Files of a translator: the best network, and the checkpoint of a training."""
+"""Files of a translator: the best networks, and the checkpoint of a training."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,43 +16,69 @@ from mql4grec.artifacts import atomic_path, read_json, require, write_json
 from mql4grec.errors import ArtifactError
 from mql4grec.rqvae import RQVAE
 
-BEST = "best_collision_model"
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.json"
 COMMAND = "train-translator"
 
 
-def save_best(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write `best_collision_model.safetensors`, and beside it all that rebuilds the network.
+def name_of(criterion: str) -> str:
+    """Name the files of the best network by "collision_rate" (the authors' name), or by "loss"."""
+    return "best_collision_model" if criterion == "collision_rate" else f"best_{criterion}_model"
+
+
+def save_best(
+    folder: Path, criterion: str, weights: Mapping[str, Tensor], record: Mapping[str, Any]
+) -> None:
+    """Write a network as safetensors, and beside it as JSON all that rebuilds it.
+
+    Both together are what another machine needs.
 
     Args:
         folder: Of the training.
+        criterion: What it is the best by.
         weights: State dict of the network.
-        record: `arguments` of the network, `metrics`, and where it comes from.
+        record: `arguments` of the network, `metrics`, and where it comes from; the weights' hash is
+            added.
     """
-    with atomic_path(folder / f"{BEST}.safetensors") as temporary:
+    path = folder / f"{name_of(criterion)}.safetensors"
+    with atomic_path(path) as temporary:
         save_file(dict(weights), temporary)
-    write_json(folder / f"{BEST}.json", record)
+    write_json(path.with_suffix(".json"), {**record, "sha256": _hash(path)})
 
 
 def load(folder: Path) -> RQVAE:
-    """Read the best network of a training, on the CPU, ready to translate.
+    """Read the network that a training kept, on the CPU, ready to translate.
 
     Raises:
-        ArtifactError: If a file is missing or broken.
+        ArtifactError: If a file is missing or broken, or the weights are not those that the record
+            beside them is of.
     """
-    path = require(folder / f"{BEST}.safetensors", made_by=COMMAND)
-    record = read_json(folder / f"{BEST}.json", made_by=COMMAND)
-    weights, _ = read_tensors(path)
+    path = folder / f"{name_of('collision_rate')}.safetensors"
+    record = read_json(path.with_suffix(".json"), made_by=COMMAND)
+    kept = record.get("origin", {}).get("settings", {}).get("keep", "collision_rate")
+    if kept != "collision_rate":
+        path = folder / f"{name_of(kept)}.safetensors"
+        record = read_json(path.with_suffix(".json"), made_by=COMMAND)
+    weights, _ = read_tensors(require(path, made_by=COMMAND))
+    if record.get("sha256", _hash(path)) != _hash(path):
+        raise ArtifactError(
+            f"`{path}`: expected the weights of `{path.stem}.json` beside it, got others, by their "
+            f"hash; copy both files again, or run `mql4grec {COMMAND}` again"
+        )
     try:
         network = RQVAE(**record["arguments"])
         network.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as err:
         raise ArtifactError(
-            f"`{path}`: expected the weights that `{BEST}.json` beside it describes, got {err}; "
-            f"delete `{folder}` and run `mql4grec {COMMAND}` again"
+            f"`{path}`: expected the weights that `{path.stem}.json` beside it describes, got "
+            f"{err}; delete `{folder}` and run `mql4grec {COMMAND}` again"
         ) from err
     return network.eval()
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mql4grec.embeddings import Embeddings, GivenEmbeddings, reader
 from mql4grec.errors import DataError
 
-ROWS_AT_ONCE = 65_536
 ROWS_LOOKED_AT = 1 << 20
 
 ReadRows = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -126,34 +123,29 @@ def _explain_given(given: GivenEmbeddings, value: float, row: int) -> str:
     )
 
 
-def join_rows(embeddings: Sequence[Embeddings]) -> Tensor:
-    """Put the rows of all shops that are present below each other.
-
-    Returns:
-        float32 (N, D), in the order of the shops.
+def count_rows(embeddings: Sequence[Embeddings]) -> tuple[int, ...]:
+    """Count the rows of each shop that are present.
 
     Raises:
-        ValueError: If there are no shops, or they differ in modality.
-        DataError: If shops differ in width or encoder, if no row is present, or one is not finite.
+        DataError: If none is.
     """
-    _check_alike(embeddings)
-    n_rows = sum(int(each.present.sum()) for each in embeddings)
-    if n_rows == 0:
+    sizes = tuple(int(each.present.sum()) for each in embeddings)
+    if sum(sizes) == 0:
         names = ", ".join(f"`{each.dataset}`" for each in embeddings)
         raise DataError(
             f"{embeddings[0].modality} embeddings of {names}: expected at least one item that has "
             f"any, got none; switch the modality off (`embeddings.{embeddings[0].modality}.kind`)"
         )
-    joined = torch.empty(n_rows, embeddings[0].vectors.shape[1])
-    start = 0
-    for each in embeddings:
-        for rows, block in read_blocks(each, rows_at_once=ROWS_AT_ONCE):
-            joined[start : start + len(rows)] = torch.from_numpy(block)
-            start += len(rows)
-    return joined
+    return sizes
 
 
-def _check_alike(embeddings: Sequence[Embeddings]) -> None:
+def check_alike(embeddings: Sequence[Embeddings]) -> None:
+    """Check that shops can be trained on together.
+
+    Raises:
+        ValueError: If there are no shops, or they differ in modality.
+        DataError: If they differ in width or encoder.
+    """
     if not embeddings:
         raise ValueError("`embeddings`: expected those of at least one shop, got none")
     first = embeddings[0]
@@ -170,12 +162,3 @@ def _check_alike(embeddings: Sequence[Embeddings]) -> None:
                 f"{first.encoder!r} like those of `{first.dataset}`, got width {width} by "
                 f"{other.encoder!r}; make both with the same encoder"
             )
-
-
-def place_rows(rows: Tensor, device: torch.device) -> Tensor:
-    """Move the rows to the device, unless they would take more than half of its free memory."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if rows.nbytes > free / 2:
-            return rows.pin_memory()
-    return rows.to(device)

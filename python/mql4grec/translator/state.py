@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +14,13 @@ from mql4grec.artifacts import read_json, write_json
 from mql4grec.config import TranslatorSettings
 from mql4grec.errors import ArtifactError
 from mql4grec.rqvae import RQVAE
+from mql4grec.rqvae.upkeep import Upkeep
 from mql4grec.runtime import Journal, Runtime
 from mql4grec.translator import files
+from mql4grec.translator.processes import Processes
+from mql4grec.translator.table import Table
+
+CRITERIA: tuple[Literal["collision_rate", "loss"], ...] = ("collision_rate", "loss")
 
 
 @dataclass(frozen=True)
@@ -25,32 +30,49 @@ class Training:
     Attributes:
         network: Trained in place.
         optimizer: Of the network.
-        rows: float32 (N, D), on the device if they fit.
+        upkeep: Of its codebooks.
+        table: The rows.
         settings: Of the training.
         runtime: Device, precision, seed.
         folder: For the checkpoint and the results.
         origin: What the training is about, in JSON values.
         journal: Told after every evaluation.
+        processes: Those that train together.
     """
 
     network: RQVAE
     optimizer: torch.optim.Optimizer
-    rows: Tensor
+    upkeep: Upkeep
+    table: Table
     settings: TranslatorSettings
     runtime: Runtime
     folder: Path
     origin: dict[str, Any]
     journal: Journal
+    processes: Processes
 
     @property
     def n_batches(self) -> int:
         """Steps of one pass over the rows; the last batch may be smaller."""
-        return -(-len(self.rows) // self.settings.batch_size)
+        return -(-self.table.n_rows // self.settings.batch_size)
 
     @property
     def n_steps(self) -> int:
         """Steps in all, those of the warm-up included."""
         return self.settings.warmup_steps + self.settings.epochs * self.n_batches
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best network so far by some criterion.
+
+    Attributes:
+        record: Its evaluation.
+        weights: State dict of that moment.
+    """
+
+    record: dict[str, Any]
+    weights: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,15 +83,13 @@ class Progress:
         step: Steps done, those of the warm-up included.
         sums: float32 (3,), of the losses of the epoch so far.
         history: One record per evaluation.
-        best: The record with the lowest collision rate.
-        best_weights: State dict of that moment.
+        best: By each of `CRITERIA`; none before the first evaluation.
     """
 
     step: int
     sums: Tensor
     history: tuple[dict[str, Any], ...] = ()
-    best: dict[str, Any] | None = None
-    best_weights: dict[str, Tensor] | None = None
+    best: Mapping[str, Best] = field(default_factory=dict)
 
 
 def save(training: Training, progress: Progress) -> None:
@@ -80,8 +100,9 @@ def save(training: Training, progress: Progress) -> None:
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     parts: dict[str, Mapping[str, Tensor]] = {
         "network": training.network.state_dict(),
-        "best": progress.best_weights or {},
+        "upkeep": training.upkeep.tensors(),
     }
+    parts |= {f"best_{name}": best.weights for name, best in progress.best.items()}
     for number, moments in training.optimizer.state_dict()["state"].items():
         parts[f"optimizer.{number}"] = moments
     for prefix, part in parts.items():
@@ -90,7 +111,7 @@ def save(training: Training, progress: Progress) -> None:
         "origin": training.origin,
         "step": progress.step,
         "history": progress.history,
-        "best": progress.best,
+        "best": {name: best.record for name, best in progress.best.items()},
     }
     files.save_checkpoint(training.folder, tensors, values)
 
@@ -101,39 +122,45 @@ def resume(training: Training) -> Progress:
     Raises:
         ArtifactError: If the checkpoint is broken, or one of another training.
     """
-    device = training.runtime.torch_device
+    device = training.processes.device
     found = files.load_checkpoint(training.folder)
     if found is None:
         return Progress(step=0, sums=torch.zeros(3, device=device))
     tensors, values = found
     check_origin(training.folder, values["origin"], training.origin)
     training.network.load_state_dict(_part(tensors, "network."))
+    for name, tensor in training.upkeep.tensors().items():
+        tensor.copy_(tensors[f"upkeep.{name}"])
     _load_optimizer(training.optimizer, _part(tensors, "optimizer."))
-    torch.set_rng_state(tensors["random.cpu"])
-    if training.runtime.device == "cuda":
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    best = {name: tensor.to(device) for name, tensor in _part(tensors, "best.").items()}
+    if training.processes.is_main:  # with dropout the others go on from their own seeds
+        torch.set_rng_state(tensors["random.cpu"])
+        if training.runtime.device == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+    best = {}
+    for name, record in values["best"].items():
+        weights = _part(tensors, f"best_{name}.")
+        best[name] = Best(record, {key: tensor.to(device) for key, tensor in weights.items()})
     return Progress(
         step=values["step"],
         sums=tensors["sums"].to(device),
         history=tuple(values["history"]),
-        best=values["best"],
-        best_weights=best or None,
+        best=best,
     )
 
 
 def save_results(training: Training, progress: Progress, *, complete: bool) -> None:
-    """Write the history, and the best network once there has been an evaluation."""
+    """Write the history, and the best networks once there has been an evaluation."""
     write_json(training.folder / files.HISTORY, list(progress.history))
-    if progress.best_weights is None:
-        return
-    record = {
-        "arguments": training.network.arguments(),
-        "metrics": progress.best,
-        "complete": complete,
-        "origin": training.origin,
-    }
-    files.save_best(training.folder, progress.best_weights, record)
+    for name in reversed(CRITERIA):  # what tells that all is there comes last
+        if name not in progress.best:
+            continue
+        record = {
+            "arguments": training.network.arguments(),
+            "metrics": progress.best[name].record,
+            "complete": complete,
+            "origin": training.origin,
+        }
+        files.save_best(training.folder, name, progress.best[name].weights, record)
 
 
 def is_finished(folder: Path, origin: dict[str, Any]) -> bool:
@@ -142,7 +169,7 @@ def is_finished(folder: Path, origin: dict[str, Any]) -> bool:
     Raises:
         ArtifactError: If it holds the result of another one.
     """
-    path = folder / f"{files.BEST}.json"
+    path = folder / f"{files.name_of(CRITERIA[0])}.json"
     if not path.exists():
         return False
     record = read_json(path, made_by=files.COMMAND)
