@@ -40,8 +40,8 @@ def options(folder: Path) -> list[str]:
 def test_help_names_every_command() -> None:
     text = call("--help").output
     commands = (
-        "run prepare embed train-translator generate-codes pretrain finetune evaluate recommend "
-        "report check"
+        "run prepare embed train-translator generate-codes quality pretrain finetune evaluate "
+        "recommend report check"
     )
     assert [name for name in commands.split() if f"  {name} " not in text] == []
 
@@ -86,6 +86,25 @@ def test_results_are_printed(finished: Path) -> None:
     assert "popular" in result.output
     assert "collisions, before and after" in result.output
     assert "\u2026" not in result.output
+
+
+def test_quality_is_shown_before_any_t5(tmp_path: Path) -> None:
+    result = call("quality", "--quiet", *options(tmp_path))
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    for expected in ("collisions, before and after", "what the codes keep", "error after repair",
+                     "10 nearest, before repair", "any two, drawn as often"):  # fmt: skip
+        assert expected in said
+    assert not (tmp_path / "recommender").exists()
+    figures = json.loads((tmp_path / "quality" / "Demo.text.json").read_text())
+    share = figures["neighbours"]["after"][0]
+    assert f"\u2502 {share:.2%} " in said
+    page = (tmp_path / "quality" / "index.html").read_text()
+    assert "Nearest by image embedding" in page
+    assert "data:image/" in page
+    assert "has not been evaluated" not in page
+    again = call("quality", *options(tmp_path))
+    assert again.exit_code == 0
 
 
 def test_check_tells_what_is_done(finished: Path) -> None:

@@ -26,6 +26,7 @@ STAGES = [
     "train-translator text",
     "train-translator image",
     "generate-codes",
+    "quality",
     "finetune",
     "evaluate decoding",
     "evaluate metrics",
@@ -61,6 +62,9 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
         "translator/image/best_collision_model.json",
         "codes/Demo.index_lemb.json",
         "codes/Demo.index_vitemb.json",
+        "quality/Demo.text.json",
+        "quality/Demo.image.maps.npz",
+        "quality/index.html",
         "recommender/finetune/model.safetensors",
         "evaluation/metrics.json",
         "evaluation/rankings/fused.parquet",
@@ -103,6 +107,7 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
     ("override", "first"),
     [
         ("report.n_users=1", "report"),
+        ("quality.n_items=30", "quality"),
         ("evaluation.alpha=0.3", "evaluate metrics"),
         ("decoding.n_beams=5", "evaluate decoding"),
         ("recommender.finetune.lr=0.1", "finetune"),
@@ -121,6 +126,10 @@ def test_a_changed_setting_makes_its_stage_and_all_that_follow_stale(
         expected = [name for name in expected if name != "train-translator text"]
     if first == "prepare Demo":
         expected = STAGES
+    if first == "quality":
+        expected = ["quality", "report"]  # no T5 depends on it
+    if first in {"evaluate metrics", "evaluate decoding", "finetune"}:
+        assert "quality" not in stale
     assert stale == expected
 
 

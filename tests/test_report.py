@@ -16,13 +16,14 @@ from mql4grec.catalog import Catalog, Histories
 from mql4grec.codes import CollisionReport, SemanticIds
 from mql4grec.config import Modality
 from mql4grec.decoding import Rankings
+from mql4grec.quality import Maps, draw_maps
 from mql4grec.report import Example, ReportData, choose_examples, write, write_rankings
 from mql4grec.report.axes import even_ticks, log_ticks, spread
-from mql4grec.report.charts import Bar, Series, bar_chart, line_chart, strip
-from mql4grec.report.maps import codebook_map, flatten
+from mql4grec.report.charts import Bar, Series, bar_chart, bubbles, line_chart, scatter, strip
+from mql4grec.report.maps import code_colours, level_counts
 from mql4grec.report.markup import VOID, amount, duration, element, figure, percent, text
 from mql4grec.report.page import page
-from mql4grec.report.semantics import level_counts, perplexity
+from mql4grec.report.semantics import perplexity
 
 ATTACK = '<script>alert("x")</script> & "more"'
 PICTURE = b"\xff\xd8\xff\xe0 not much of a picture"
@@ -115,10 +116,28 @@ def metrics() -> dict[str, Any]:
     }
 
 
-def full() -> ReportData:
-    catalog = shop()
+def maps() -> Maps:
     generator = np.random.default_rng(5)
     codebooks = [generator.normal(size=(4, 3)).astype(np.float32) for _ in range(2)]
+    vectors = generator.normal(size=(6, 3)).astype(np.float32)
+    return draw_maps(codebooks, vectors, rows=np.arange(5))
+
+
+def quality() -> dict[str, Any]:
+    return {
+        "n_items": 5,
+        "chance": [0.4, 0.0],
+        "neighbours": {"n_items": 4, "k": 2, "before": [0.875, 0.125], "after": [0.75, 0.0]},
+        "cobought": {"n_pairs": 8, "after": [0.625, 0.0], "chance": None},
+        "reconstruction": {
+            "n_items": 4, "variance": 0.0025, "without_codes": 0.2, "before": 0.3125, "after": 0.34,
+        },
+        "examples": [{"item": 0, "by_embedding": [2, 3], "by_codes": [1, 4]}],
+    }  # fmt: skip
+
+
+def full() -> ReportData:
+    catalog = shop()
     epochs: list[dict[str, Any]] = [
         {"epoch": 1, "loss": 2.0, "reconstruction_loss": 1.5, "collision_rate": None},
         {"epoch": 2, "loss": 1.0, "reconstruction_loss": 0.5, "collision_rate": 0.25,
@@ -140,7 +159,8 @@ def full() -> ReportData:
         embeddings={"text": {"encoder": "minilm", "n_missing": 0, "missing": []},
                     "image": {"encoder": "lite0", **missing}},
         translator=dict.fromkeys(MODALITIES, epochs),
-        codebooks=dict.fromkeys(MODALITIES, codebooks),
+        quality=dict.fromkeys(MODALITIES, quality()),
+        maps=dict.fromkeys(MODALITIES, maps()),
         semantic_ids={modality: semantic_ids(modality) for modality in MODALITIES},
         collisions={"text": collisions(0.25), "image": collisions(None)},
         pretrain=steps[:1],
@@ -153,7 +173,15 @@ def full() -> ReportData:
 
 def test_page_is_well_formed_and_has_all_sections() -> None:
     found = Page(page(full()))
-    assert found.sections() == ["results", "examples", "codes", "training", "data", "run"]
+    assert found.sections() == [
+        "results",
+        "examples",
+        "codes",
+        "nearest",
+        "training",
+        "data",
+        "run",
+    ]
     ids = [attributes["id"] for _, attributes in found.found if "id" in attributes]
     assert len(set(ids)) == len(ids)
     assert {link["href"] for link in found.all("a")} == {f"#{name}" for name in found.sections()}
@@ -176,6 +204,14 @@ def test_page_says_the_figures() -> None:
         "Prefixes of 1 / 2 / \u2026 codes 2 / 5",
         "Codes that follow a prefix, of all 50.0 % / 62.5 %",
         "0 / 1",
+        "Text 4 0.0025 20.00 % 31.25 % 34.00 %",
+        "Text: pairs with common codes. Nearest of 4 items among all 5; 8 pairs of histories.",
+        "2 nearest, before repair 87.50 % 12.50 % 2 nearest, after repair 75.00 % 0.00 %",
+        "any two items 40.00 % 0.00 %",
+        "one after the other in a history 62.50 % 0.00 %",
+        "Text codes 0 \u00b7 0",
+        "Nearest by image embedding",
+        "1 of 2 codes",
         "3 epochs; best validation loss 1.0833 after epoch 3, which is kept; 1,500 samples per",
         "Faults: duplicate rows 17",
         "Rows read 4,321",
@@ -251,8 +287,9 @@ def test_examples_without_pictures_are_titles_only() -> None:
     ("absent", "section"),
     [
         ({"examples": ()}, "examples"),
-        ({"catalog": None}, "examples"),
-        ({"semantic_ids": {}, "collisions": {}, "codebooks": {}}, "codes"),
+        ({"catalog": None, "quality": {}}, "examples"),
+        ({"quality": {}}, "nearest"),
+        ({"semantic_ids": {}, "collisions": {}, "maps": {}, "quality": {}}, "codes"),
         ({"translator": {}, "pretrain": (), "finetune": ()}, "training"),
         ({"counts": {}, "embeddings": {}}, "data"),
         ({"seconds": {}, "machine": "", "settings": ""}, "run"),
@@ -261,7 +298,7 @@ def test_examples_without_pictures_are_titles_only() -> None:
 def test_absent_parts_are_left_out(absent: dict[str, Any], section: str) -> None:
     found = Page(page(replace(full(), **absent)))
     assert section not in found.sections()
-    assert len(found.sections()) == 5
+    assert len(found.sections()) == 6 - (section != "nearest" and "quality" in absent)
     assert f"#{section}" not in {link["href"] for link in found.all("a")}
 
 
@@ -275,7 +312,7 @@ def test_texts_only_without_pre_training() -> None:
     data = full()
     one: dict[str, Any] = {
         name: {"text": getattr(data, name)["text"]}
-        for name in ("embeddings", "translator", "codebooks", "semantic_ids", "collisions")
+        for name in ("embeddings", "translator", "semantic_ids", "collisions", "quality", "maps")
     }
     figures = metrics()
     figures = {"rankings": {name: figures["rankings"][name] for name in ("text", "popular")}}
@@ -287,16 +324,40 @@ def test_texts_only_without_pre_training() -> None:
 
 
 def test_given_codes_have_no_codebooks() -> None:
-    found = Page(page(replace(full(), codebooks={}, translator={})))
+    figures = quality() | {"neighbours": None, "reconstruction": None}
+    figures["examples"] = [{"item": 0, "by_codes": [1, 4]}]
+    given = replace(full(), maps={}, translator={}, quality={"text": figures}, metrics=None)
+    found = Page(page(given))
     assert "The codes were given, so there are no codebooks to draw." in found.said
+    assert "Error of reconstruction" not in found.said
+    assert "one after the other in a history 62.50 %" in found.said
+    assert "Nearest by text codes" in found.said
+    assert "Nearest by text embedding" not in found.said
+
+
+def test_page_before_any_t5_says_what_the_codes_keep() -> None:
+    early = replace(full(), metrics=None, examples=(), pretrain=(), finetune=())
+    found = Page(page(early))
+    assert found.sections() == ["codes", "nearest", "training", "data", "run"]
+    assert "semantic IDs of shop" in found.said
+    assert (
+        "Text codes lose 34.0 % of the embeddings' variance; of an item's 2 nearest 75.0 % begin "
+        "with the same code, of any two items 40.0 %."
+    ) in found.said
+    assert "evaluated" not in found.said
+    assert "Picture of Lamp" in {image["alt"] for image in found.all("img")}
 
 
 def test_items_without_any_code_and_broken_codebooks() -> None:
     ids = replace(semantic_ids("text"), present=np.zeros(6, np.bool_))
-    broken = [np.full((4, 3), np.nan, np.float32)]
-    found = Page(page(replace(full(), semantic_ids={"text": ids}, codebooks={"text": broken})))
-    assert "Text codebooks: no vector in them is finite." in found.said
+    broken = draw_maps(
+        [np.full((4, 3), np.nan, np.float32)] * 2, np.zeros((6, 3), np.float32), rows=np.arange(0)
+    )
+    found = Page(
+        page(replace(full(), semantic_ids={"text": ids}, maps={"text": broken}, quality={}))
+    )
     assert "Text codes of" not in found.said
+    assert "nan" not in str(found.found)
 
 
 def test_modality_that_is_not_encoded() -> None:
@@ -380,27 +441,42 @@ def test_codes_are_counted_over_items_that_have_them() -> None:
     assert perplexity(np.array([5, 5, 0, 5])) == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("n_points", [1, 2, 4, 5, 9, 40])
-def test_map_of_few_and_of_many_vectors(n_points: int) -> None:
-    vectors = np.random.default_rng(0).normal(size=(n_points, 3)).astype(np.float32)
-    places = flatten(vectors, seed=1)
-    assert places.shape == (n_points, 2)
-    assert np.isfinite(places).all()
-    np.testing.assert_array_equal(places, flatten(vectors, seed=1))
+def test_codes_of_one_direction_have_one_hue() -> None:
+    places = np.array([[4, 0], [1, 0], [-4, 0], [-1, 0], [np.nan, 0]], np.float32)
+    far, near, other, _, broken = code_colours(places)
+    assert (far, near) == ("hsl(0 80% 52%)", "hsl(0 48% 52%)")
+    assert other == "hsl(180 80% 52%)"
+    assert broken == "hsl(0 15% 52%)"
 
 
-def test_map_of_equal_vectors_and_of_one_dimension() -> None:
-    assert not flatten(np.ones((9, 3), np.float32), seed=1).any()
-    assert np.isfinite(flatten(np.arange(9, dtype=np.float32)[:, None], seed=1)).all()
+def test_bubbles_have_the_area_of_their_items() -> None:
+    places = np.array([[0, 0], [1, 0], [0, 1], [np.nan, 1]], np.float32)
+    sizes = np.array([25, 100, 0, 7])
+    colours = ["red", "green", "blue", "black"]
+    numbers = np.array([3, 5, 6, 7])
+    found = Page(bubbles(places, numbers=numbers, sizes=sizes, colours=colours, title="T"))
+    radii = {c["style"]: float(c["r"] or 0) for c in found.all("circle")}
+    assert radii == {"--series:green": 9.0, "--series:red": 4.5, "--series:blue": 1.8}
+    assert [c["class"] for c in found.all("circle")] == ["bubble", "bubble", "ring"]
+    assert "code 5: 100 items" in found.said
+    assert found.all("svg")[0]["aria-label"] == "T; 4 codes, 3 of them used"
 
 
-def test_map_is_sampled_and_knows_levels_and_codes() -> None:
-    codebooks = [np.full((3, 2), 1.0, np.float32), np.full((5, 2), 2.0, np.float32)]
-    places, levels, codes = codebook_map(codebooks, n_points=100, seed=0)
-    assert places.shape == (8, 2)
-    assert levels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
-    assert codes.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
-    assert len(codebook_map(codebooks, n_points=5, seed=0)[0]) == 5
+def test_points_of_one_colour_are_one_path() -> None:
+    places = np.random.default_rng(0).normal(size=(500, 2)).astype(np.float32)
+    found = Page(scatter(places, colours=["red", "green"] * 250, title="T"))
+    assert [path["style"] for path in found.all("path")] == ["stroke:red", "stroke:green"]
+    assert all((path["d"] or "").count("M") == 250 for path in found.all("path"))
+
+
+def test_maps_colour_items_by_their_first_code() -> None:
+    found = Page(page(full()))
+    colours = code_colours(maps().codebooks[0])
+    bubbles_drawn = {circle.get("style") for circle in found.all("circle")}
+    points_drawn = {path.get("style") for path in found.all("path")}
+    assert {f"--series:{one}" for one in colours} <= bubbles_drawn
+    assert {f"stroke:{colours[0]}", f"stroke:{colours[1]}"} <= points_drawn
+    assert f"stroke:{colours[2]}" not in points_drawn  # a code of no item
 
 
 @pytest.mark.parametrize(

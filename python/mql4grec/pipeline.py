@@ -60,13 +60,16 @@ def context_of(settings: Settings, *, journal: Journal) -> Context:
     return Context(settings, runtime.start(settings.runtime, seed=settings.seed), journal)
 
 
-def run(settings: Settings, *, journal: Journal, only: str | None = None) -> list[str]:
+def run(
+    settings: Settings, *, journal: Journal, only: str | None = None, until: str | None = None
+) -> list[str]:
     """Do the stages of a run that are not done.
 
     Args:
         settings: Of the run.
         journal: Told of every stage.
         only: A command: do its stages alone; those before it must be done (`ArtifactError`).
+        until: A command: do no stage after its own.
 
     Returns:
         Names of the stages that were done now.
@@ -78,6 +81,9 @@ def run(settings: Settings, *, journal: Journal, only: str | None = None) -> lis
         require_done(states, only)
     if runtime.is_main_process():
         artifacts.write_text(settings.folder / "config.yaml", config.dump(settings))
+    if until is not None:
+        commands = [item.stage.command for item in states]
+        states = states[: len(commands) - commands[::-1].index(until)]
     todo = [s for s in states if s.state != "done" and only in (None, s.stage.command)]
     for item in todo:
         _do(item, context)

@@ -18,7 +18,7 @@ from mql4grec.cli.options import (
     settings_of,
 )
 from mql4grec.cli.recommending import recommend
-from mql4grec.cli.tables import print_collisions, print_results
+from mql4grec.cli.tables import print_collisions, print_quality, print_results
 from mql4grec.errors import Mql4grecError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def run(
     settings = settings_of(config, overrides)
     _do(settings, None, quiet=quiet)
     print_collisions(settings)
+    print_quality(settings)
     print_results(settings)
 
 
@@ -134,6 +135,17 @@ def generate_codes(
 
 
 @app.command()
+def quality(
+    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+) -> None:
+    """Do all up to semantic IDs, and show how good they are, before any T5 is trained."""
+    settings = settings_of(config, overrides)
+    _do(settings, None, until="quality", quiet=quiet)
+    print_collisions(settings)
+    print_quality(settings)
+
+
+@app.command()
 def pretrain(
     config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
 ) -> None:
@@ -193,12 +205,13 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
     print("settings, files and packages are in order")
 
 
-def _do(settings: Settings, command: str | None, *, quiet: bool) -> None:
+def _do(settings: Settings, command: str | None, *, quiet: bool, until: str | None = None) -> None:
     from mql4grec import pipeline
     from mql4grec.runtime import is_main_process, leave_everyone
 
     try:
-        done = pipeline.run(settings, journal=journal_of(settings, quiet=quiet), only=command)
+        journal = journal_of(settings, quiet=quiet)
+        done = pipeline.run(settings, journal=journal, only=command, until=until)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -71,6 +71,55 @@ def _collision_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def print_quality(settings: Settings) -> None:
+    """Print what a run's codes keep of embeddings and histories."""
+    from rich.table import Table
+
+    from mql4grec import artifacts
+    from mql4grec.runtime import is_main_process
+    from mql4grec.stages.context import modalities
+
+    if not is_main_process():
+        return
+    folder = settings.folder / "quality"
+    table = Table("semantic IDs", title="what the codes keep")
+    lines: dict[str, dict[str, str]] = {}
+    for shop in settings.catalog.datasets:
+        for modality in modalities(settings, shop):
+            path = folder / f"{shop.name}.{modality}.json"
+            name = f"{shop.name} {modality}"
+            table.add_column(name, justify="right", overflow="fold")
+            for line, value in _quality_lines(artifacts.read_json(path, made_by="quality")):
+                lines.setdefault(line, {})[name] = value
+    for line, values in lines.items():
+        table.add_row(line, *(values.get(str(column.header), "-") for column in table.columns[1:]))
+    console().print(table)
+    print("shares of pairs with at least 1, 2, ... codes in common, from the first on")
+    print(f"figures: {folder}")
+    print(f"page:    {folder / 'index.html'}")
+
+
+def _quality_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Spell what was measured of one shop and modality, a name and a value each."""
+    from mql4grec.report import prefix_lines
+
+    lines = []
+    if facts["reconstruction"]:
+        lost = facts["reconstruction"]
+        lines.append(("items looked at closely", f"{lost['n_items']:,}"))
+        for name, of in (
+            ("without_codes", "error without codes, of the variance"),
+            ("before", "error by nearest codes"),
+            ("after", "error after repair"),
+        ):
+            lines.append((of, f"{lost[name]:.2%}"))
+    for name, shares in prefix_lines(facts):
+        lines.append((name, " ".join(f"{share:.2%}" for share in shares)))
+    if facts["cobought"]:
+        lines.append(("such pairs of histories", f"{facts['cobought']['n_pairs']:,}"))
+    return lines
+
+
 def print_results(settings: Settings) -> None:
     """Print the table of metrics, generative rankings first."""
     from mql4grec import artifacts

@@ -8,18 +8,21 @@ fetched from anywhere. It does not know where a run keeps its files: the pipelin
     page      the frame, the summary, the data and the run; `write`
     results   metrics beside the baselines
     examples  pictures and titles of some users
-    semantics codes: usage, collisions, maps of the codebooks
+    semantics codes: usage, collisions
+    quality   codes: what they keep of embeddings and histories
+    maps      codebooks and items on planes
+    nearest   pictures and titles of some items and their nearest
     training  curves of every training
     axes      round ticks, pixels, labels that do not overlap
-    charts    lines, bars, strips and points as SVG
+    charts    lines, bars, strips, points and bubbles as SVG
     markup    elements, tables and numbers, escaped
-    maps      vectors in two dimensions
     rankings  Parquet
     recommendations   JSON lines or Parquet
 """
 
 from mql4grec.report.examples import choose_examples
 from mql4grec.report.page import write
+from mql4grec.report.quality import prefix_lines
 from mql4grec.report.rankings import write_rankings
 from mql4grec.report.recommendations import (
     Recommendation,
@@ -36,6 +39,7 @@ __all__ = [
     "as_json",
     "check_suffix",
     "choose_examples",
+    "prefix_lines",
     "write",
     "write_rankings",
     "write_recommendations",

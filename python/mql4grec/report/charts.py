@@ -1,4 +1,4 @@
-"""Charts as SVG: lines, bars with intervals, strips, points.
+"""Charts as SVG: lines, bars with intervals, strips, points, bubbles.
 
 Every chart is 380 wide in its own units and as wide as its column on the page, so that its letters
 stay legible on a phone. Colours are classes of `page.css`: `c1` to `c8` follow the reader's scheme.
@@ -6,6 +6,7 @@ stay legible on a phone. Colours are classes of `page.css`: `c1` to `c8` follow 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec.report.axes import Axis, even_ticks, log_ticks, spread
-from mql4grec.report.markup import NOTHING, Html, count, element, figure, join, text
+from mql4grec.report.markup import Html, amount, count, element, figure, join, text
 
 WIDTH = 380.0
 N_COLOURS = 8
 LETTER = 6.6  # width of an average letter, for labels that must not overlap
+PLANE = 310.0  # height of a map
+MARGIN = 14.0  # inside a map
+LARGEST, SMALLEST = 9.0, 1.8  # radii of bubbles
 LOG_FROM = 30.0  # a curve that falls by such a factor is flat on a linear scale
 
 
@@ -192,61 +196,79 @@ def strip(counts: NDArray[np.int64], *, colour: str, label: str, n_bars: int = 2
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cloud:
-    """Points of one kind.
-
-    Attributes:
-        name: For the legend.
-        places: float32 (P, 2).
-        faint: bool (P), points that are drawn faintly.
-        colour: Class of its colour.
-    """
-
-    name: str
-    places: NDArray[np.float32]
-    faint: NDArray[np.bool_]
-    colour: str
-
-
-def scatter(clouds: Sequence[Cloud], *, title: str) -> Html:
+def scatter(places: NDArray[np.float32], *, colours: Sequence[str], title: str) -> Html:
     """Draw points on a plane whose axes have no meaning of their own.
 
     Args:
-        clouds: At least one with at least one point.
+        places: float32 (P, 2), P >= 1.
+        colours: CSS colour of each point (P).
         title: Above the chart.
     """
-    height, margin = 310.0, 12.0
-    places = np.concatenate([cloud.places for cloud in clouds])
-    low, high = places.min(axis=0), places.max(axis=0)
-    size = np.array([WIDTH, height]) - 2 * margin
-    scale = float((size / np.maximum(high - low, 1e-9)).min())
-    shift = np.array([WIDTH, height]) / 2 - scale * (low + high) / 2
-    parts = [
-        element("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=6, class_="frame")
+    drawn = _fit(places)
+    points: dict[str, list[str]] = {}
+    for (x, y), of_point in zip(drawn.tolist(), colours, strict=True):
+        points.setdefault(of_point, []).append(f"M{x:.1f} {y:.1f}h0")
+    # One path per colour: an element per point would be ten times the size.
+    paths = [
+        element("path", d="".join(found), class_="dots", style=f"stroke:{of_point}")
+        for of_point, found in points.items()
     ]
-    for cloud in clouds:
-        drawn = cloud.places * scale + shift
-        parts.append(_dots(drawn[cloud.faint], class_=f"dots faint {cloud.colour}"))
-        parts.append(_dots(drawn[~cloud.faint], class_=f"dots {cloud.colour}"))
-    amounts = ", ".join(f"{cloud.name}: {count(len(cloud.places))}" for cloud in clouds)
-    legend = element(
-        "p",
-        *(
-            element("span", element("i", class_=f"swatch {cloud.colour}"), text(cloud.name))
-            for cloud in clouds
-        ),
-        class_="legend",
-    )
-    return _figure(title, parts, height=height, label=f"{title}; points per {amounts}", foot=legend)
+    return _plane(paths, title=title, label=f"{title}; {count(len(places))} points")
 
 
-def _dots(places: NDArray[np.float64], *, class_: str) -> Html:
-    """Draw points of one look as one path: an element each would be ten times the size."""
-    if len(places) == 0:
-        return NOTHING
-    path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places.tolist())
-    return element("path", d=path, class_=class_)
+def bubbles(
+    places: NDArray[np.float32],
+    *,
+    numbers: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    colours: Sequence[str],
+    title: str,
+) -> Html:
+    """Draw codes on a plane, each with an area by its number of items; those without as rings.
+
+    Args:
+        places: float32 (K, 2), K >= 1; those that are not finite are left out.
+        numbers: The codes, int64 (K).
+        sizes: Items of each, int64 (K).
+        colours: CSS colour of each (K).
+        title: Above the chart.
+    """
+    shown = np.flatnonzero(np.isfinite(places).all(axis=1))
+    shown = shown[np.argsort(-sizes[shown], kind="stable")]  # the small ones on top
+    drawn = _fit(places[shown]).tolist() if len(shown) else []
+    largest = max(int(sizes.max()), 1)
+    circles = [
+        _bubble(
+            x, y, share=sizes[n] / largest, colour=colours[n],
+            said=f"code {numbers[n]}: {amount(sizes[n], 'item')}",
+        )
+        for n, (x, y) in zip(shown.tolist(), drawn, strict=True)
+    ]  # fmt: skip
+    label = f"{title}; {amount(len(sizes), 'code')}, {count((sizes > 0).sum())} of them used"
+    return _plane(circles, title=title, label=label)
+
+
+def _bubble(x: float, y: float, *, share: float, colour: str, said: str) -> Html:
+    return element(
+        "circle", element("title", text(said)), cx=x, cy=y,
+        r=max(LARGEST * math.sqrt(share), SMALLEST), style=f"--series:{colour}",
+        class_="bubble" if share else "ring",
+    )  # fmt: skip
+
+
+def _fit(places: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Bring places (P, 2) to pixels, the same scale both ways."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    size = np.array([WIDTH, PLANE]) - 2 * MARGIN
+    scale = float((size / np.maximum(high - low, 1e-9)).min())
+    centred = (places - (low + high) / 2).astype(np.float64)
+    found: NDArray[np.float64] = np.array([WIDTH, PLANE]) / 2 + scale * centred
+    return found
+
+
+def _plane(parts: Sequence[Html], *, title: str, label: str) -> Html:
+    frame = element("rect", x=0.5, y=0.5, width=WIDTH - 1, height=PLANE - 1, rx=6, class_="frame")
+    return _figure(title, [frame, *parts], height=PLANE, label=label)
 
 
 def _label(
@@ -255,10 +277,8 @@ def _label(
     return element("text", text(content), x=x, y=y, text_anchor=anchor, class_=class_)
 
 
-def _figure(
-    title: str, parts: Sequence[Html], *, height: float, label: str, foot: Html = NOTHING
-) -> Html:
+def _figure(title: str, parts: Sequence[Html], *, height: float, label: str) -> Html:
     drawing = element(
         "svg", *parts, viewBox=f"0 0 {WIDTH:g} {height:g}", role="img", aria_label=label
     )
-    return element("figure", element("figcaption", text(title)), drawing, foot)
+    return element("figure", element("figcaption", text(title)), drawing)

@@ -84,31 +84,33 @@ def _user(data: ReportData, catalog: Catalog, example: Example) -> Html:
     else:
         found = f"next item found at rank {example.rank}"
         verdict = element("span", text(found), class_="verdict hit")
-    history = [_item(data, catalog, item) for item in example.history.tolist()]
-    history.append(_item(data, catalog, example.target, mark="next", note=f"{ARROW} next item"))
+    history = [item_card(data, catalog, item) for item in example.history.tolist()]
+    history.append(item_card(data, catalog, example.target, mark="next", note=f"{ARROW} next item"))
     offered = [
-        _item(data, catalog, item, mark="next", note=f"{rank} \u00b7 next item")
+        item_card(data, catalog, item, mark="next", note=f"{rank} \u00b7 next item")
         if item == example.target
-        else _item(data, catalog, item, note=str(rank))
+        else item_card(data, catalog, item, note=str(rank))
         for rank, item in enumerate(example.recommended.tolist(), start=1)
     ]
     heading = element("h3", text(f"User {catalog.user_ids[example.user]} "), verdict)
     return element(
         "article", heading,
         element("h4", text(f"History: {seen}, oldest first, and the true next item")),
-        _shelf(history, f"History of user {catalog.user_ids[example.user]}"),
+        shelf(history, f"History of user {catalog.user_ids[example.user]}"),
         element("h4", text("Recommended, best first")),
-        _shelf(offered, f"Recommended to user {catalog.user_ids[example.user]}"),
+        shelf(offered, f"Recommended to user {catalog.user_ids[example.user]}"),
     )  # fmt: skip
 
 
-def _shelf(items: list[Html], label: str) -> Html:
+def shelf(items: list[Html], label: str) -> Html:
+    """Put item cards in a row that scrolls where it does not fit."""
     return element("ol", *items, class_="shelf", tabindex="0", aria_label=label)
 
 
-def _item(
+def item_card(
     data: ReportData, catalog: Catalog, item: int, *, mark: str | None = None, note: str = ""
 ) -> Html:
+    """Show an item's picture, a note, and its title; `mark` "next" or "own" frames it."""
     title = catalog.titles[item] or f"item {catalog.item_ids[item]}"
     parts = [
         _picture(data, item, title) if data.thumbnails else NOTHING,

@@ -1,54 +1,102 @@
-"""Vectors in two dimensions."""
+"""Codebooks and items on planes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-FEWEST_FOR_TSNE = 6  # below, neighbourhoods say nothing
+from mql4grec.config import Modality
+from mql4grec.report.charts import bubbles, scatter
+from mql4grec.report.markup import Html, element, percent
+from mql4grec.report.record import ReportData
+
+if TYPE_CHECKING:
+    from mql4grec.codes import SemanticIds
+    from mql4grec.quality import Maps
+
+MAPS = (
+    "Vectors on the plane of their first two principal components, which shows the stated share of "
+    "their variance; what is near here may be far apart in the other directions. Codebooks: a dot "
+    "per code, its area by the number of items, a ring where there is none. Items: by their "
+    "embedding, in the colour that their first code has on the map of level 1, so that items of "
+    "one code should lie together."
+)
+MOST_CODES = 2000  # on a map: those with most items
 
 
-def codebook_map(
-    codebooks: Sequence[NDArray[np.float32]], *, n_points: int, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Lay the vectors of all levels out on one plane.
-
-    Args:
-        codebooks: One float32 (K_l, E) per level.
-        n_points: A sample of so many where there are more.
-        seed: Of the sample and of t-SNE.
-
-    Returns:
-        Places float32 (P, 2), the level of each point int64 (P), and its code int64 (P).
-    """
-    level = np.repeat(np.arange(len(codebooks)), [len(codebook) for codebook in codebooks])
-    code = np.concatenate([np.arange(len(codebook)) for codebook in codebooks])
-    vectors = np.concatenate([np.asarray(codebook, np.float32) for codebook in codebooks])
-    finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-    if len(finite) > n_points:
-        chosen = np.random.default_rng(seed).choice(len(finite), n_points, replace=False)
-        finite = finite[np.sort(chosen)]
-    return flatten(vectors[finite], seed=seed), level[finite], code[finite]
+def maps(data: ReportData) -> Html:
+    """Draw the codebooks of every level, and the items."""
+    charts = [
+        chart
+        for modality, found in data.maps.items()
+        if modality in data.semantic_ids
+        for chart in _charts(modality, found, ids=data.semantic_ids[modality])
+    ]
+    return element("div", *charts, class_="charts")
 
 
-def flatten(vectors: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
-    """Bring vectors (P, E) to float32 (P, 2): t-SNE, or PCA where they are few or all alike."""
-    # Imported here, since scikit-learn takes a second that other commands need not wait for.
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
+def _charts(modality: Modality, found: Maps, *, ids: SemanticIds) -> list[Html]:
+    name = modality.capitalize()
+    colours = code_colours(found.codebooks[0])
+    charts = []
+    for level, counts in enumerate(level_counts(ids)):
+        shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_CODES])
+        title = f"{name}, codebook of level {level + 1}"
+        charts.append(
+            _codebook(
+                found.codebooks[level],
+                shown=shown,
+                counts=counts,
+                colours=colours if level == 0 else [f"var(--c{level % 8 + 1})"] * len(counts),
+                title=f"{title}: {percent(found.codebook_shares[level], digits=0)} of the variance",
+            )
+        )
+    if len(found.rows):
+        share = percent(found.items_share, digits=0)
+        title = f"{name}, items by embedding, coloured by first code: {share} of the variance"
+        of_items = [colours[code] for code in ids.codes[found.rows, 0].tolist()]
+        charts.append(scatter(found.items, colours=of_items, title=title))
+    return charts
 
-    n_points, width = vectors.shape
-    flat = np.zeros((n_points, 2), np.float32)
-    if n_points < 2 or not np.ptp(vectors, axis=0).any():
-        return flat
-    if n_points < FEWEST_FOR_TSNE or width < 2:
-        n_kept = min(2, n_points, width)
-        flat[:, :n_kept] = PCA(n_kept, svd_solver="full").fit_transform(vectors)
-        return flat
-    perplexity = min(30.0, (n_points - 1) / 3)
-    # Half of the usual iterations: these few points have settled by then.
-    method = TSNE(2, perplexity=perplexity, max_iter=500, init="pca", random_state=seed)
-    flat[:] = method.fit_transform(vectors)
-    return flat
+
+def _codebook(
+    places: NDArray[np.float32],
+    *,
+    shown: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    colours: list[str],
+    title: str,
+) -> Html:
+    return bubbles(
+        places[shown],
+        numbers=shown,
+        sizes=counts[shown],
+        colours=[colours[n] for n in shown.tolist()],
+        title=title,
+    )
+
+
+def level_counts(ids: SemanticIds) -> list[NDArray[np.int64]]:
+    """Count the items of every code: one int64 (K_l) per level, over items that have codes."""
+    codes = ids.codes[ids.present]  # (P, L)
+    return [
+        np.bincount(codes[:, level], minlength=n_codes).astype(np.int64)
+        for level, n_codes in enumerate(ids.n_codes)
+    ]
+
+
+def code_colours(places: NDArray[np.float32]) -> list[str]:
+    """Give codes (K, 2) colours by their place: the hue by direction, paler towards the middle."""
+    finite = np.isfinite(places).all(axis=1)
+    around = np.zeros_like(places)
+    around[finite] = places[finite]
+    around[finite] -= around.sum(axis=0) / max(int(finite.sum()), 1)
+    far = np.hypot(around[:, 0], around[:, 1])
+    strength = np.sqrt(far / max(float(far.max(initial=0)), 1e-12))
+    hues = np.degrees(np.arctan2(around[:, 1], around[:, 0])) % 360
+    return [
+        f"hsl({hue:.0f} {15 + 65 * strong:.0f}% 52%)"
+        for hue, strong in zip(hues.tolist(), strength.tolist(), strict=True)
+    ]

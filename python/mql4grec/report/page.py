@@ -26,6 +26,8 @@ from mql4grec.report.markup import (
     table,
     text,
 )
+from mql4grec.report.nearest import nearest
+from mql4grec.report.quality import quality_summary
 from mql4grec.report.record import ReportData
 from mql4grec.report.results import results, summary
 from mql4grec.report.semantics import semantics
@@ -47,17 +49,19 @@ def write(path: Path, data: ReportData) -> None:
 
 def page(data: ReportData) -> str:
     """Give the page as HTML."""
+    early = data.metrics is None and bool(data.quality)  # before any T5
     sections = {
-        "Results": ("results", results(data.metrics)),
+        "Results": ("results", NOTHING if early else results(data.metrics)),
         "Users": ("examples", examples(data)),
         "Semantic IDs": ("codes", semantics(data)),
+        "Nearest items": ("nearest", nearest(data)),
         "Training": ("training", training(data)),
         "Data": ("data", _data(data)),
         "Run": ("run", _run(data)),
     }
     present = {name: part for name, part in sections.items() if part[1]}
     links = [element("a", text(name), href=f"#{part[0]}") for name, part in present.items()]
-    title = f"{data.name}: recommendations for {data.shop}"
+    title = f"{data.name}: {'semantic IDs of' if early else 'recommendations for'} {data.shop}"
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -90,7 +94,7 @@ def _header(data: ReportData) -> Html:
         paragraph("mql4grec run", class_="kicker"),
         element("h1", text(data.name)),
         paragraph(" \u00b7 ".join(facts), class_="facts"),
-        summary(data.metrics),
+        summary(data.metrics) or quality_summary(data),
     )
 
 

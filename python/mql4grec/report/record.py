@@ -14,6 +14,7 @@ from mql4grec.config import Modality
 if TYPE_CHECKING:
     from mql4grec.catalog import Catalog
     from mql4grec.codes import CollisionReport, SemanticIds
+    from mql4grec.quality import Maps
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,16 @@ class ReportData:
         embeddings: The content of `embeddings/NAME/<modality>.json`, by modality.
         translator: History of each translator: records with "epoch" and any of "loss",
             "reconstruction_loss", "collision_rate", "perplexity" (L) and "dead_codes" (L).
-        codebooks: One float32 (K_l, E) per level, by modality; absent for given codes.
         semantic_ids: The shop's codes, collisions resolved.
         collisions: What it took, by label: a modality, or shop and modality.
+        quality: The content of the shop's `quality/NAME.<modality>.json`, by modality.
+        maps: Codebooks and items on planes, by modality; absent for given codes.
         pretrain: History of pre-training: records with "epoch" and any of "train_loss",
             "valid_loss" and "samples_per_second".
         finetune: The same for fine-tuning.
-        catalog: The shop, for titles; needed if there are examples.
+        catalog: The shop, for titles; needed if there are examples, of users or in `quality`.
         examples: Some users, see `choose_examples`.
         thumbnails: A small JPEG or PNG per item row, for the items of the examples.
-        n_points: At most so many points on each map of codebooks.
-        seed: Of the sample of points and of t-SNE.
     """
 
     name: str
@@ -79,13 +79,12 @@ class ReportData:
     counts: Mapping[str, Any] = field(default_factory=dict)
     embeddings: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
     translator: Mapping[Modality, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    codebooks: Mapping[Modality, Sequence[NDArray[np.float32]]] = field(default_factory=dict)
     semantic_ids: Mapping[Modality, SemanticIds] = field(default_factory=dict)
     collisions: Mapping[str, CollisionReport] = field(default_factory=dict)
+    quality: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
+    maps: Mapping[Modality, Maps] = field(default_factory=dict)
     pretrain: Sequence[Mapping[str, Any]] = ()
     finetune: Sequence[Mapping[str, Any]] = ()
     catalog: Catalog | None = None
     examples: Sequence[Example] = ()
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
-    n_points: int = 2000
-    seed: int = 2025

@@ -1,4 +1,4 @@
-"""Semantic IDs: how the codes are used, what collided, how the codebooks lie."""
+"""Semantic IDs: how the codes are used, what collided, what they keep, how the codebooks lie."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec.config import Modality
-from mql4grec.report.charts import Cloud, colour, scatter, strip
-from mql4grec.report.maps import codebook_map
+from mql4grec.report.charts import colour, strip
+from mql4grec.report.maps import MAPS, level_counts, maps
 from mql4grec.report.markup import (
     NO_BREAK,
     NO_VALUE,
@@ -25,6 +25,7 @@ from mql4grec.report.markup import (
     table,
     text,
 )
+from mql4grec.report.quality import quality_parts
 from mql4grec.report.record import ReportData
 
 if TYPE_CHECKING:
@@ -39,14 +40,10 @@ COLLISIONS = (
     "Items that share a semantic ID cannot be told apart; repair moves all but one of each group "
     "to other codes. The collision rate is 1 minus the number of different semantic IDs per item."
 )
-MAP = (
-    "The vectors of all codes, brought to two dimensions by t-SNE: near means alike, axes and "
-    "distances between groups mean nothing. Codes that no item of this shop uses are faint."
-)
 
 
 def semantics(data: ReportData) -> Html:
-    """Show usage and collisions of the codes, and maps of the codebooks."""
+    """Show usage and collisions of the codes, what they keep, and maps of codebooks and items."""
     parts: list[Html] = []
     if any(_used(ids) for ids in data.semantic_ids.values()):
         parts += [element("h3", text("Use of the codes")), paragraph(USAGE)]
@@ -55,24 +52,14 @@ def semantics(data: ReportData) -> Html:
         ]
     if data.collisions:
         parts += [element("h3", text("Collisions")), paragraph(COLLISIONS), _collisions(data)]
-    if any(len(found) for found in data.codebooks.values()):
-        maps = [_map(data, modality) for modality, found in data.codebooks.items() if len(found)]
-        parts += [element("h3", text("Codebooks")), paragraph(MAP)]
-        parts.append(element("div", *maps, class_="charts"))
+    parts += quality_parts(data)
+    if data.maps:
+        parts += [element("h3", text("Maps")), paragraph(MAPS), maps(data)]
     elif parts:
         parts.append(
             paragraph("The codes were given, so there are no codebooks to draw.", class_="aside")
         )
     return section("codes", "Semantic IDs", *parts)
-
-
-def level_counts(ids: SemanticIds) -> list[NDArray[np.int64]]:
-    """Count the items of every code: one int64 (K_l) per level, over items that have codes."""
-    codes = ids.codes[ids.present]  # (P, L)
-    return [
-        np.bincount(codes[:, level], minlength=n_codes).astype(np.int64)
-        for level, n_codes in enumerate(ids.n_codes)
-    ]
 
 
 def perplexity(counts: NDArray[np.int64]) -> float:
@@ -154,21 +141,3 @@ def _share(share: float | None) -> str:
 
 def _error(error: float | None) -> str:
     return NO_VALUE if error is None else f"{error:.4g}"
-
-
-def _map(data: ReportData, modality: Modality) -> Html:
-    codebooks = data.codebooks[modality]
-    places, levels, codes = codebook_map(codebooks, n_points=data.n_points, seed=data.seed)
-    title = f"{modality.capitalize()} codebooks"
-    if len(places) == 0:
-        return paragraph(f"{title}: no vector in them is finite.", class_="aside")
-    ids = data.semantic_ids.get(modality)
-    clouds = []
-    for level, codebook in enumerate(codebooks):
-        here = levels == level
-        unused = np.zeros(len(codebook), np.bool_)
-        if ids is not None and ids.n_codes[level : level + 1] == (len(codebook),):
-            unused = level_counts(ids)[level] == 0
-        faint = unused[codes[here]]
-        clouds.append(Cloud(f"Level {level + 1}", places[here], faint, colour(level)))
-    return scatter(clouds, title=title)

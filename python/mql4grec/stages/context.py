@@ -12,10 +12,11 @@ from mql4grec import artifacts, catalog, codes
 from mql4grec.catalog import Catalog
 from mql4grec.codes import SemanticIds
 from mql4grec.config import MODALITIES, DatasetSettings, Modality, Settings, Task
-from mql4grec.errors import DataError
+from mql4grec.errors import ArtifactError, DataError
 from mql4grec.runtime import Journal, Runtime, wait_for_everyone
 
 if TYPE_CHECKING:
+    from mql4grec.embeddings import Embeddings
     from mql4grec.language import Corpus, Vocabulary
 
 SEQUENCE_TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}
@@ -92,6 +93,21 @@ def modalities(settings: Settings, shop: DatasetSettings) -> tuple[Modality, ...
 def load_catalog(context: Context, name: str) -> Catalog:
     """Read a prepared shop."""
     return catalog.load(context.folder / "catalog" / name, name)
+
+
+def load_embeddings(context: Context, shop: DatasetSettings, modality: Modality) -> Embeddings:
+    """Open a shop's embeddings, memory-mapped.
+
+    Raises:
+        ArtifactError: If they are not there.
+    """
+    from mql4grec import embeddings
+
+    folder = context.folder / "embeddings" / shop.name / modality
+    found = embeddings.load(folder, dataset=shop.name, modality=modality)
+    if found is None:
+        raise ArtifactError(f"`{folder}`: no {modality} embeddings; `mql4grec embed` makes them")
+    return found
 
 
 def translator_folder(context: Context, modality: Modality) -> Path:

@@ -6,12 +6,11 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mql4grec import artifacts, catalog, codes
 from mql4grec.codes import SemanticIds
 from mql4grec.config import CodesSettings, DatasetSettings, Modality
-from mql4grec.errors import ArtifactError, ConfigError
+from mql4grec.errors import ConfigError
 from mql4grec.runtime import Journal
 from mql4grec.stages.context import (
     Context,
@@ -19,12 +18,10 @@ from mql4grec.stages.context import (
     given_index,
     index_path,
     load_catalog,
+    load_embeddings,
     modalities,
     translator_folder,
 )
-
-if TYPE_CHECKING:
-    from mql4grec.embeddings import Embeddings
 
 Work = Callable[[Context, Path], None]
 
@@ -65,7 +62,7 @@ def train_translator(modality: Modality) -> Work:
 
         shops = [shop for shop, m in encoded(context.settings) if m == modality]
         translator.train(
-            [_load_embeddings(context, shop, modality) for shop in shops],
+            [load_embeddings(context, shop, modality) for shop in shops],
             context.settings.translator,
             folder=folder,
             runtime=context.runtime,
@@ -73,16 +70,6 @@ def train_translator(modality: Modality) -> Work:
         )
 
     return work
-
-
-def _load_embeddings(context: Context, shop: DatasetSettings, modality: Modality) -> Embeddings:
-    from mql4grec import embeddings
-
-    folder = context.folder / "embeddings" / shop.name / modality
-    found = embeddings.load(folder, dataset=shop.name, modality=modality)
-    if found is None:
-        raise ArtifactError(f"`{folder}`: no {modality} embeddings; `mql4grec embed` makes them")
-    return found
 
 
 def generate_codes(context: Context, folder: Path) -> None:
@@ -151,7 +138,7 @@ def _semantic_ids(
 
     translation = translator.translate(
         translator.load(translator_folder(context, modality)),
-        _load_embeddings(context, shop, modality),
+        load_embeddings(context, shop, modality),
         folder=work,
         runtime=context.runtime,
         journal=context.journal,

@@ -1,18 +1,18 @@
-"""The stage that collects what a run has left, for the page that shows it."""
+"""What a run has left, collected for the pages that show it: before any T5, and at the end."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mql4grec import artifacts, config
 from mql4grec import report as page
 from mql4grec.codes import CollisionReport
 from mql4grec.config import Modality
-from mql4grec.report import Example, ReportData
+from mql4grec.report import ReportData
 from mql4grec.runtime import describe_machine
 from mql4grec.stages.context import (
     Context,
@@ -20,9 +20,11 @@ from mql4grec.stages.context import (
     load_catalog,
     load_ids,
     modalities,
-    translator_folder,
 )
 from mql4grec.stages.training import load_rankings
+
+if TYPE_CHECKING:
+    from mql4grec.quality import Maps
 
 THUMBNAIL = 96  # pixels
 
@@ -30,34 +32,56 @@ THUMBNAIL = 96  # pixels
 def report(context: Context, folder: Path) -> None:
     """Write the page of the run."""
     settings = context.settings
-    shop = load_catalog(context, settings.target.name)
+    data = _collect(context)
     rankings = load_rankings(context)
     ranking = rankings.get("fused") or next(iter(rankings.values()))
+    assert data.catalog is not None  # `_collect` has read it
     examples = page.choose_examples(
-        shop, ranking, n_users=settings.report.n_users, seed=settings.seed
+        data.catalog, ranking, n_users=settings.report.n_users, seed=settings.seed
     )
-    data = ReportData(
-        name=settings.name,
-        shop=shop.name,
-        settings=config.dump(settings),
-        machine=describe_machine(context.runtime),
+    shown = _shown(data).union(*(example.items for example in examples))
+    data = dataclasses.replace(
+        data,
         seconds=_seconds(context),
         metrics=_read(context.folder / "evaluation" / "metrics.json"),
-        counts=_read(context.folder / "catalog" / shop.name / "counts.json"),
-        embeddings=_embeddings(context),
-        translator=_translator_histories(context),
-        codebooks=_codebooks(context),
-        semantic_ids=load_ids(context, settings.target),
-        collisions=_collisions(context),
         pretrain=_epochs(context.folder / "recommender" / "pretrain"),
         finetune=_epochs(context.folder / "recommender" / "finetune"),
-        catalog=shop,
         examples=examples,
-        thumbnails=_thumbnails(shop.images, examples),
-        n_points=settings.report.n_points,
-        seed=settings.seed,
+        thumbnails=_thumbnails(data.catalog.images, shown),
     )
     page.write(folder / "index.html", data)
+
+
+def write_quality_page(context: Context, folder: Path) -> None:
+    """Write the page of what is known before any T5 is trained."""
+    data = _collect(context)
+    assert data.catalog is not None  # `_collect` has read it
+    data = dataclasses.replace(
+        data,
+        seconds=_seconds(context, before="quality"),
+        thumbnails=_thumbnails(data.catalog.images, _shown(data)),
+    )
+    page.write(folder / "index.html", data)
+
+
+def _collect(context: Context) -> ReportData:
+    """Collect what there is to show of the target shop once its codes have been measured."""
+    settings = context.settings
+    shop = settings.target.name
+    return ReportData(
+        name=settings.name,
+        shop=shop,
+        settings=config.dump(settings),
+        machine=describe_machine(context.runtime),
+        counts=_read(context.folder / "catalog" / shop / "counts.json"),
+        embeddings=_embeddings(context),
+        translator=_translator_histories(context),
+        semantic_ids=load_ids(context, settings.target),
+        collisions=_collisions(context),
+        quality=_quality(context),
+        maps=_maps(context),
+        catalog=load_catalog(context, shop),
+    )
 
 
 def _read(path: Path) -> Any:
@@ -71,12 +95,14 @@ def _epochs(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _seconds(context: Context) -> dict[str, float]:
-    """Read how long every finished stage took, in order."""
+def _seconds(context: Context, *, before: str | None = None) -> dict[str, float]:
+    """Read how long every finished stage took, in order; those from a command on are left out."""
     from mql4grec.stages.plan import plan
 
     found = {}
     for stage in plan(context.settings):
+        if stage.command == before:
+            break
         stamp = artifacts.read_stamp(context.folder / stage.place)
         if stamp is not None and stamp["done"]:
             found[stage.name] = float(stamp["seconds"])
@@ -102,13 +128,31 @@ def _translator_histories(context: Context) -> dict[Modality, list[dict[str, Any
     }
 
 
-def _codebooks(context: Context) -> dict[Modality, list[NDArray[np.float32]]]:
-    from mql4grec import translator
+def _quality(context: Context) -> dict[Modality, Any]:
+    folder, target = context.folder / "quality", context.settings.target
+    return {
+        m: _read(folder / f"{target.name}.{m}.json") for m in modalities(context.settings, target)
+    }
+
+
+def _maps(context: Context) -> dict[Modality, Maps]:
+    from mql4grec.quality import Maps
 
     found = {}
     for modality in _translated(context):
-        network = translator.load(translator_folder(context, modality))
-        found[modality] = [codebook.detach().numpy() for codebook in network.codebooks]
+        name = f"{context.settings.target.name}.{modality}.maps.npz"
+        path = artifacts.require(context.folder / "quality" / name, made_by="quality")
+        with np.load(path, allow_pickle=False) as arrays:
+            found[modality] = Maps.of(arrays)
+    return found
+
+
+def _shown(data: ReportData) -> set[int]:
+    """List the items that are shown with their nearest."""
+    found: set[int] = set()
+    for figures in data.quality.values():
+        for example in figures["examples"]:
+            found |= {example["item"], *example["by_codes"], *example.get("by_embedding", ())}
     return found
 
 
@@ -123,12 +167,12 @@ def _collisions(context: Context) -> dict[str, CollisionReport]:
     return found
 
 
-def _thumbnails(images: tuple[Path | None, ...], examples: tuple[Example, ...]) -> dict[int, bytes]:
-    """Make small pictures of all items that the examples show, as far as they have any."""
+def _thumbnails(images: tuple[Path | None, ...], items: set[int]) -> dict[int, bytes]:
+    """Make small pictures of items, as far as they have any."""
     from mql4grec import embeddings
 
     found = {}
-    for item in sorted(set().union(*(example.items for example in examples))):
+    for item in sorted(items):
         path = images[item]
         small = None if path is None else embeddings.thumbnail(path, size=THUMBNAIL)
         if small is not None:

@@ -16,6 +16,7 @@ from mql4grec.errors import ConfigError
 from mql4grec.stages.context import SEQUENCE_TASK, Stage, encoded, modalities
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
 from mql4grec.stages.page import report
+from mql4grec.stages.quality import measure_quality
 from mql4grec.stages.training import decode, evaluate, finetune, pretrain
 
 
@@ -48,7 +49,7 @@ def plan(settings: Settings) -> list[Stage]:
 
 
 def _plan_items(settings: Settings) -> Iterator[Stage]:
-    """From the shops' files to semantic IDs."""
+    """From the shops' files to semantic IDs, and how good they are."""
     shops = settings.catalog.datasets
     rules = settings.catalog.model_dump(mode="json", exclude={"datasets", "target"})
     covers: Any
@@ -70,15 +71,22 @@ def _plan_items(settings: Settings) -> Iterator[Stage]:
         if settings.translator.trained is not None:
             needs += embedded
         elif embedded:
-            covers = (settings.translator.model_dump(mode="json"), settings.runtime.precision)
-            covers = (*covers, settings.seed)
+            recipe = settings.translator.model_dump(
+                mode="json", exclude={"max_memory_gib", "graphs"}
+            )
+            covers = (recipe, settings.runtime.precision, settings.seed)
             work, place = train_translator(modality), f"translator/{modality}"
-            yield Stage("train-translator", modality, place, covers, embedded, work)
+            yield Stage(
+                "train-translator", modality, place, covers, embedded, work, shared=True
+            )
             needs += (f"train-translator {modality}",)
     given = [_identity(path) for shop in shops for path in (shop.text_index, shop.image_index)]
     given += [_identity(path) for path in (*settings.codes.extend, *_trained(settings))]
     covers = (settings.codes.model_dump(mode="json", exclude={"max_memory_gib"}), given)
     yield Stage("generate-codes", "", "codes", covers, needs, generate_codes)
+    covers = (settings.quality.model_dump(mode="json"), settings.report.n_points, settings.seed)
+    covers = (*covers, settings.codes.precision, settings.name, settings.target.name)
+    yield Stage("quality", "", "quality", covers, ("generate-codes",), measure_quality)
 
 
 def _plan_training(settings: Settings) -> Iterator[Stage]:
@@ -103,13 +111,14 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     needs = ("evaluate decoding",)
     yield Stage("evaluate", "metrics", "evaluation", covers, needs, evaluate)
     covers = (settings.report.model_dump(mode="json"), settings.name, settings.seed)
-    yield Stage("report", "", "report", covers, ("evaluate metrics",), report)
+    needs = ("quality", "evaluate metrics")
+    yield Stage("report", "", "report", covers, needs, report)
 
 
 def _trained(settings: Settings) -> list[Path]:
     """List the files of translators that an earlier run has trained."""
     folder = settings.translator.trained
-    return sorted(folder.glob("*/best_collision_model.*")) if folder is not None else []
+    return sorted(folder.glob("*/best_*_model.*")) if folder is not None else []
 
 
 def _training(settings: TrainingSettings) -> dict[str, Any]:
