@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -323,6 +324,9 @@ def test_a_sample_says_its_size_and_looks_among_all() -> None:
     present = np.arange(60) % 3 > 0
     codes = np.array(list(itertools.product(range(8), range(8)))[:60])
     ids, network = semantic_ids(codes, (8, 8), present), projection((8, 8))
+    with torch.no_grad():
+        for codebook in network.codebooks:
+            codebook.copy_(torch.from_numpy(generator.normal(size=(8, 3)).astype(np.float32)))
     source = Source(embeddings(vectors, present), network)
     settings = QualitySettings(n_items=10, n_neighbours=4)
     found = measure(ids, histories([]), source=source, settings=settings, runtime=RUNTIME)
@@ -333,13 +337,27 @@ def test_a_sample_says_its_size_and_looks_among_all() -> None:
     assert found.reconstruction is not None
     assert found.neighbours.n_items == found.reconstruction.n_items == 10
     rows = draw_rows(present, n=10, seed=RUNTIME.seed).tolist()
-    common = [
-        n_common(codes[item], codes[near])
-        for item in rows
-        for near in slow_neighbours(vectors, item, among=present, k=4)
-    ]
-    assert found.neighbours.after == tuple(sum(n >= level for n in common) / 40 for level in (1, 2))
-    assert found.neighbours.before == (1.0, 1.0)  # codebooks of zeros: all items have code 0
+    nearest_codes = network.nearest_codes(torch.from_numpy(vectors)).tolist()
+    for shares, of in ((found.neighbours.after, codes), (found.neighbours.before, nearest_codes)):
+        common = [
+            n_common(of[item], of[near])
+            for item in rows
+            for near in slow_neighbours(vectors, item, among=present, k=4)
+        ]
+        assert shares == tuple(sum(n >= level for n in common) / 40 for level in (1, 2))
+
+
+def test_error_after_repair_is_that_of_the_codes_that_items_have() -> None:
+    ids, source = clustered()
+    moved = ids.codes.copy()
+    moved[[0, 3], 1] = [3, 0]  # their second numbers are then wrong by 3.3
+    settings = QualitySettings()
+    ids = replace(ids, codes=moved)
+    found = measure(ids, histories([0]), source=source, settings=settings, runtime=RUNTIME)
+    assert found.reconstruction is not None
+    assert found.reconstruction.before == pytest.approx(0, abs=1e-9)
+    total = found.reconstruction.variance * 8 * 3
+    assert found.reconstruction.after == pytest.approx(2 * 3.3**2 / total)
 
 
 def test_given_codes_have_chance_and_histories_only() -> None:
