@@ -10,13 +10,17 @@ The ways:
     generate, processor   `transformers.generate` with our `TrieLogitsProcessor`
     generate, dictionary  `generate` with the authors' trie: nested dictionaries, asked beam by beam
     generate, free        `generate` without any constraint
+    generate, the authors' way   the dictionary, with the 32,100 rows of T5's own vocabulary beside
+                          the codes, and users as they come
+    ours, ..., authors' vocabulary   ours, on that model
 
-Every way runs in batches of several sizes, of users in the order of their histories' lengths, and
-the fastest counts: `generate` on a CPU likes small batches. On a GPU, ours runs by CUDA graphs as
-well. Then, what a batch of 32 users takes, and what the
-constraint adds to a step for a catalog of many items. The bench fails if ours in float32, the
-processor and the dictionary do not find the same items. Figures go to a JSON file in `--out`, named
-after the device.
+All but the authors' way take users in the order of their histories' lengths. Every way runs in
+batches of several sizes, and the fastest counts: `generate` on a CPU likes small batches. One ratio
+is to the dictionary on our vocabulary and in our order of users, which tells what the search alone
+gains; the other to the authors' way, which tells what all of ours together does. On a GPU, ours
+runs by CUDA graphs as well. Then, what a batch of 32 users takes, and what the constraint adds to a
+step for a catalog of many items. The bench fails if ways that search the same do not find the same
+items. Figures go to a JSON file in `--out`, named after the device.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rivals import DictionaryTrie, Rival, with_authors_rows
 from torch import Tensor
 from transformers import LogitsProcessorList
 
@@ -50,6 +56,7 @@ from mql4grec.runtime import Runtime, describe_machine
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "Instruments"
 N_CODES, N_ITEMS, N_USERS = (256, 256, 256, 256), 6250, 17112
 N_BEAMS = 20
+FAIR, AUTHORS = "generate, dictionary", "generate, the authors' way"  # the rivals
 SAME_ITEMS = 0.995  # of all places: float32 rounds differently in sums of other orders
 ALLOCATOR = (
     "GLIBC_TUNABLES",
@@ -67,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=256, help="users that ours ranks for")
     parser.add_argument("--rival-users", type=int, default=256, help="users of the other ways")
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=3, help="the fastest of so many is shown")
     parser.add_argument("--items", type=int, default=20_000_000, help="of the constraint's catalog")
@@ -75,31 +82,18 @@ def main() -> None:
     options = parser.parse_args()
     world = World(options.device)
     print(describe(options))
-    rows, found = [], {}
+    rows, found = {}, {}
     for name, way, users in world.ways(options):
         inputs = tuple(part[users] for part in world.inputs)
         way(tuple(part[:2] for part in inputs), 2)  # warm up
-        rates = {}
+        rows[name] = {}
         for batch in options.batches:
             run = partial(way, inputs, batch)
             seconds = min(timed(run, found, name) for _ in range(options.repeat))
-            rates[batch] = len(users) / seconds
-            print(f"{name:24s} batches of {batch:5d} {rates[batch]:8.1f} users/s", flush=True)
-        rows.append((name, rates))
-    rivals = dict(rows)["generate, dictionary"]
-    sizes = " | ".join(map(str, options.batches))
-    print(f"\n| way | {sizes} | best | ratio | same items | distinct items |")
-    print("| --- |" + " --- |" * (len(options.batches) + 4))
-    for name, rates in rows:
-        best, same = max(rates.values()), agreement(found[name], found["generate, dictionary"])
-        distinct = len(np.unique(found[name][: options.rival_users]))
-        each = " | ".join(f"{rate:.1f}" for rate in rates.values())
-        ratio = best / max(rivals.values())
-        print(f"| {name} | {each} | {best:.1f} | {ratio:.1f} | {same:.4f} | {distinct} |")
-    for name in ("ours, float32", "generate, processor"):
-        same = agreement(found[name], found["generate, dictionary"])
-        if same < SAME_ITEMS:
-            raise SystemExit(f"{name}: expected the same items as the dictionary, got {same:.4f}")
+            rows[name][batch] = len(users) / seconds
+            print(f"{name:36s} batches of {batch:5d} {rows[name][batch]:8.1f} users/s", flush=True)
+    print_table(rows, found)
+    check(found)
     share = world.trie_share() if options.device == "cpu" else None
     if share is not None:
         print(f"\nshare of the trie in ours, float32: {share:.2%}")
@@ -107,8 +101,37 @@ def main() -> None:
     for name, value in (small | constraint).items():
         print(f"{name}: {value:.4g}")
     if options.out is not None:
-        figures = {"users_per_second": dict(rows), "trie_share": share} | small | constraint
+        figures = {"users_per_second": rows, "trie_share": share} | small | constraint
         write(options, figures)
+
+
+def print_table(rows: dict[str, dict[int, float]], found: dict[str, NDArray[np.int32]]) -> None:
+    """Print users per second by batch size, and what the best are to the best of the two rivals."""
+    sizes = list(next(iter(rows.values())))
+    print(f"\n| way | {' | '.join(map(str, sizes))} | best | to {FAIR} | to {AUTHORS} |", end="")
+    print(" same items | distinct items |\n| --- |" + " --- |" * (len(sizes) + 5))
+    n_users = len(found[FAIR])
+    for name, rates in rows.items():
+        best, same = max(rates.values()), agreement(found[name], found[rival_of(name)])
+        cells = [f"{rate:.1f}" for rate in (*rates.values(), best)]
+        cells += [f"{best / max(rows[rival].values()):.1f}" for rival in (FAIR, AUTHORS)]
+        cells += [f"{same:.4f}", str(len(np.unique(found[name][:n_users])))]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def rival_of(name: str) -> str:
+    """Name the rival that has the same model."""
+    return AUTHORS if "authors" in name else FAIR
+
+
+def check(found: dict[str, NDArray[np.int32]]) -> None:
+    """Fail if a way that searches as its rival does finds other items."""
+    for name in ("ours, float32", "generate, processor", "ours, float32, authors' vocabulary"):
+        same = agreement(found[name], found[rival_of(name)])
+        if same < SAME_ITEMS:
+            raise SystemExit(
+                f"{name}: expected the same items as by {rival_of(name)}, got {same:.4f}"
+            )
 
 
 def write(options: argparse.Namespace, figures: dict[str, Any]) -> None:
@@ -186,15 +209,20 @@ class World:
         self.model = recommender.build(self.vocabulary, RecommenderSettings(), seed=0).eval()
         self.model.to(device)
         self.trie = decoding.build_trie(self.ids)
+        self.wide_vocabulary, self.wide_model = with_authors_rows(self.vocabulary)
+        self.wide_model.to(device)
 
     def ways(self, options: argparse.Namespace) -> list[tuple[str, Callable[..., Any], Any]]:
         """List every way: its name, what ranks, for which users."""
         many = np.arange(min(options.users, len(self.inputs[0])))
         few = many[: options.rival_users]
-        first = self.vocabulary.first_code["text"]
+        first = np.array(self.vocabulary.first_code["text"])
         processor = TrieLogitsProcessor(spell(self.trie, self.vocabulary, modality="text"))
-        dictionary = DictionaryTrie(self.ids.codes[self.ids.present] + np.array(first), 0, 1)
-        constraint = {"logits_processor": LogitsProcessorList([processor])}
+        dictionary = DictionaryTrie(self.ids.codes[self.ids.present] + first, 0, 1)
+        by_processor = {"logits_processor": LogitsProcessorList([processor])}
+        by_dictionary = {"prefix_allowed_tokens_fn": dictionary.allowed}
+        free = Rival(self.model, self.ids, self.trie, first, N_BEAMS)
+        authors = replace(free, model=self.wide_model, sort=False, constraint=by_dictionary)
         graphs = [
             ("ours, float32, graphs", self.ours(graphs=True), many),
             ("ours, bfloat16, graphs", self.ours("bf16", graphs=True), many),
@@ -202,27 +230,28 @@ class World:
         return [
             *(graphs if self.device == "cuda" else []),
             ("ours, float32", self.ours(), many),
-            ("ours, bfloat16", self.ours(precision="bf16"), many),
+            ("ours, bfloat16", self.ours("bf16"), many),
             ("ours, float32, level", self.ours(normalise="level"), many),
             ("ours, bfloat16, level", self.ours("bf16", normalise="level"), many),
-            ("generate, processor", self.generate(**constraint), few),
-            (
-                "generate, dictionary",
-                self.generate(prefix_allowed_tokens_fn=dictionary.allowed),
-                few,
-            ),
-            ("generate, free", self.generate(), few),
+            ("ours, float32, authors' vocabulary", self.ours(wide=True), many),
+            ("ours, bfloat16, authors' vocabulary", self.ours("bf16", wide=True), many),
+            ("generate, processor", replace(free, constraint=by_processor).rank, few),
+            (FAIR, replace(free, constraint=by_dictionary).rank, few),
+            ("generate, free", free.rank, few),
+            (AUTHORS, authors.rank, few),
         ]
 
-    def ours(self, precision: str = "fp32", **search: Any) -> Callable[..., Any]:
-        """Make our way."""
+    def ours(
+        self, precision: str = "fp32", *, wide: bool = False, **search: Any
+    ) -> Callable[..., Any]:
+        """Make our way; `wide`: on the model with the authors' vocabulary."""
         runtime = Runtime(device=self.device, precision=precision)
 
         def rank(inputs: Any, batch: int) -> NDArray[np.int32]:
             return decoding.recommend(
-                self.model,
+                self.wide_model if wide else self.model,
                 self.trie,
-                vocabulary=self.vocabulary,
+                vocabulary=self.wide_vocabulary if wide else self.vocabulary,
                 modality="text",
                 inputs=inputs,
                 n_beams=N_BEAMS,
@@ -230,38 +259,6 @@ class World:
                 search=Search(**search),
                 runtime=runtime,
             ).items
-
-        return rank
-
-    def generate(self, **constraint: Any) -> Callable[..., Any]:
-        """Make a way by `generate`, on users in order of their histories' lengths, as ours."""
-        first = np.array(self.vocabulary.first_code["text"])
-
-        def rank(inputs: Any, batch: int) -> NDArray[np.int32]:
-            order = np.argsort(np.asarray(inputs[1]).sum(axis=1), kind="stable")
-            found = np.full((len(order), N_BEAMS), -1, np.int32)
-            for start in range(0, len(order), batch):
-                users = order[start : start + batch]
-                ids, mask = (torch.as_tensor(np.asarray(part)[users]) for part in inputs)
-                used = int(mask.sum(dim=1).max())
-                out = self.model.generate(
-                    input_ids=ids[:, :used].to(self.device),
-                    attention_mask=mask[:, :used].to(self.device),
-                    num_beams=N_BEAMS,
-                    num_return_sequences=N_BEAMS,
-                    max_new_tokens=len(first) + 1,
-                    length_penalty=0.0,
-                    do_sample=False,
-                    **constraint,
-                )
-                codes = np.zeros((len(out), len(first)), np.int64)
-                got = out[:, 1 : 1 + len(first)].cpu().numpy()
-                codes[:, : got.shape[1]] = got
-                codes = codes - first
-                spelt = ((codes >= 0) & (codes < np.array(self.ids.n_codes))).all(axis=1)
-                rows = self.trie.find(np.where(spelt[:, None], codes, 0).astype(np.uint16))
-                found[users] = np.where(spelt, rows, -1).reshape(-1, N_BEAMS)
-            return found
 
         return rank
 
@@ -340,25 +337,6 @@ class World:
         finally:
             DeviceTrie.slots = plain  # type: ignore[method-assign]  # as it was
         return sum(spent) / whole
-
-
-class DictionaryTrie:
-    """Nested dictionaries of tokens, as the authors describe their generation trie."""
-
-    def __init__(self, tokens: NDArray[np.int64], start: int, eos: int) -> None:
-        """Insert start, codes and eos of every item (N, L)."""
-        self.root: dict[int, Any] = {}
-        for row in tokens.tolist():
-            node = self.root
-            for token in (start, *row, eos):
-                node = node.setdefault(token, {})
-
-    def allowed(self, batch_id: int, sequence: torch.Tensor) -> list[int]:
-        """List the tokens that may follow a sequence, for `prefix_allowed_tokens_fn`."""
-        node = self.root
-        for token in sequence.tolist():
-            node = node.get(token, {})
-        return list(node) or [0]
 
 
 def many_items(n_items: int) -> SemanticIds:
