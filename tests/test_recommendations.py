@@ -11,7 +11,7 @@ from mql4grec.errors import ConfigError, DataError
 from mql4grec.report import Recommendation, as_json, write_recommendations
 
 FOUND = [
-    Recommendation(("a",), ("b", "c"), ("Bee", ""), (-1.0, -2.5), user_id="u"),
+    Recommendation(("a",), ("b", "c"), ("Bee", ""), (-1.0, -2.5), user_id="u", certified=True),
     Recommendation(("x",), (), (), ()),
     Recommendation(("é", "b"), ("a",), ("A",), (-0.25,)),
 ]
@@ -25,12 +25,13 @@ def test_json_lines_come_out(tmp_path: Path) -> None:
     assert json.loads(lines[0]) == {
         "user_id": "u",
         "history": ["a"],
+        "certified": True,
         "items": [
             {"item_id": "b", "title": "Bee", "score": -1.0},
             {"item_id": "c", "title": "", "score": -2.5},
         ],
     }
-    assert json.loads(lines[1]) == {"history": ["x"], "items": []}
+    assert json.loads(lines[1]) == {"history": ["x"], "certified": False, "items": []}
     assert lines[2].startswith('{"history": ["é", "b"]')
 
 
@@ -47,11 +48,12 @@ def test_parquet_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part
         "item_id": pl.String,
         "title": pl.String,
         "score": pl.Float32,
+        "certified": pl.Boolean,
     }
     assert table.rows() == [
-        (0, "u", 1, "b", "Bee", -1.0),
-        (0, "u", 2, "c", "", -2.5),
-        (2, None, 1, "a", "A", -0.25),
+        (0, "u", 1, "b", "Bee", -1.0, True),
+        (0, "u", 2, "c", "", -2.5, True),
+        (2, None, 1, "a", "A", -0.25, False),
     ]
     assert write_recommendations(path, FOUND[1:2]) == 1
     assert pl.read_parquet(path).schema == table.schema

@@ -141,6 +141,28 @@ def test_requests_keep_their_order_and_their_lists_in_any_chunks(
         assert [f.item_ids for f in found] == [f.item_ids for f in alone]
 
 
+def test_certified_lists_are_those_of_exact_scoring(folder: Path, exact: Ranker) -> None:
+    histories = [exact.shop.item_ids[start:][:4] for start in range(40)]
+    common = {"ranking": "image", "top_k": 1}
+    whole = list(serving.recommend(exact, histories, **common))
+    assert all(found.certified for found in whole)
+    few = serving.open_run(tiny.settings(folder, "decoding.n_beams=40"))
+    found = list(serving.recommend(few, histories, **common))
+    assert 0 < sum(one.certified for one in found) < len(found)
+    for one_of_few, right in zip(found, whole, strict=True):
+        assert one_of_few.item_ids == right.item_ids or not one_of_few.certified
+
+
+@pytest.mark.parametrize("ranking", ["text", "fused"])
+def test_each_list_has_its_own_certificate(run: Ranker, ranking: str) -> None:
+    ids = run.shop.item_ids
+    drop = ItemFilters(unknown_items="drop")
+    requests = [Request(ids[:3]), Request(ids[:3], only=ids[:5]), Request(("gone",))]
+    found = serving.recommend(run, requests, ranking=ranking, filters=drop)
+    # Ten beams: enough for five items, not for sixty; nothing was searched for the last.
+    assert [one.certified for one in found] == [False, True, False]
+
+
 def test_endless_histories_are_answered_while_they_come(
     run: Ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +294,18 @@ def test_lists_are_exact_on_request(folder: Path, exact: Ranker) -> None:
         )
         assert [item["item_id"] for item in json.loads(certain)["items"]] == whole
         assert [item["item_id"] for item in json.loads(plain)["items"]] != whole
+
+
+def test_tables_end_with_the_number_of_certified_lists(folder: Path, run: Ranker) -> None:
+    ids = run.shop.item_ids
+    own = json.dumps({"history": ids[:2], "only": ids[:5]})
+    given = f"{own}\n{json.dumps(ids[:2])}\n"
+    for arguments, line in (
+        ([], "1 of 2 lists are provably what scoring every item would give; `--exact` searches "),
+        (["--exact"], "2 of 2 lists are provably what scoring every item would give"),
+    ):
+        result = call(folder, "--histories", "-", *arguments, given=given)
+        assert result.stdout.splitlines()[-1].startswith(line)
 
 
 def test_what_was_left_out_is_told_on_standard_error(

@@ -87,7 +87,8 @@ def recommend(
 
     Returns:
         An iterator of one answer per history, in their order; scores are log-probabilities, summed
-        over the codes of an item, fused ones as `evaluation.fuse` makes them.
+        over the codes of an item, fused ones as `evaluation.fuse` makes them. `certified` tells
+        which lists are provably those of exact scoring; with `decoding.exact` all are.
 
     Raises:
         ArtifactError: If the run has no such ranking.
@@ -209,6 +210,7 @@ def _answer(plan: Plan, requests: Sequence[Request]) -> Iterator[Recommendation]
     """Answer some requests together: first find all, then tell them in their order."""
     rows = [_read(plan, request) for request in requests]
     best: dict[int, list[tuple[int, float]]] = {}
+    certified: set[int] = set()
     for own_list in (False, True):  # a search has lists of open items for all users or for none
         users = [
             user
@@ -220,6 +222,8 @@ def _answer(plan: Plan, requests: Sequence[Request]) -> Iterator[Recommendation]
             for user, items, scores in zip(users, found.items, found.scores, strict=True):
                 pairs = zip(items.tolist(), scores.tolist(), strict=True)
                 best[user] = [(item, score) for item, score in pairs if item >= 0][: plan.top_k]
+            if found.certified is not None:
+                certified.update(itertools.compress(users, found.certified.tolist()))
     shop = plan.run.shop
     for user, request in enumerate(requests):
         items = best.get(user, [])
@@ -230,6 +234,7 @@ def _answer(plan: Plan, requests: Sequence[Request]) -> Iterator[Recommendation]
             scores=tuple(score for _, score in items),
             user_id=request.user_id,
             unknown=plan.ids.unknown(request.history),
+            certified=user in certified,
         )
 
 

@@ -82,11 +82,23 @@ def recommend(
     if out is not None:
         print(f"{write_recommendations(out, found):,} histories: {out}")
         return
-    for one in found:
-        if as_json:
+    if as_json:
+        for one in found:
             print(spell(one))
-        else:
-            print_recommendation(one)
+    else:
+        _print_tables(found)
+
+
+def _print_tables(found: Iterable[Recommendation]) -> None:
+    """Print a table for each history, then how many lists are certain."""
+    n_lists = n_certified = 0
+    for one in found:
+        print_recommendation(one)
+        n_lists += 1
+        n_certified += one.certified
+    of_all = f"{n_certified:,} of {n_lists:,} lists"
+    hint = "" if n_certified == n_lists else "; `--exact` searches until all are"
+    print(f"{of_all} are provably what scoring every item would give{hint}")
 
 
 def _check_output(out: Path | None, *, as_json: bool) -> None:

@@ -24,6 +24,7 @@ COLUMNS = {
     "item_id": pl.String,
     "title": pl.String,
     "score": pl.Float32,
+    "certified": pl.Boolean,
 }
 
 
@@ -38,6 +39,8 @@ class Recommendation:
         scores: Of the items: log-probabilities, or what the fusion made of two.
         user_id: As it was given.
         unknown: Item ids of the history that the shop does not have and that were left out.
+        certified: Whether the list is provably what scoring every item would give; of a fused one,
+            whether that holds for both lists that were fused.
     """
 
     history: tuple[str, ...]
@@ -46,6 +49,7 @@ class Recommendation:
     scores: tuple[float, ...]
     user_id: str | None = None
     unknown: tuple[str, ...] = ()
+    certified: bool = False
 
 
 def check_suffix(path: Path) -> None:
@@ -68,15 +72,16 @@ def as_json(found: Recommendation) -> str:
     """Spell a recommendation as one line of JSON, without the line break.
 
     Returns:
-        An object with `user_id` (if given), `history` and `items`, each with `item_id`, `title` and
-        `score`.
+        An object with `user_id` (if given), `history`, `certified` (true or false) and `items`,
+        each with `item_id`, `title` and `score`.
     """
     items = [
         {"item_id": item_id, "title": title, "score": round(score, 6)}
         for item_id, title, score in zip(found.item_ids, found.titles, found.scores, strict=True)
     ]
     user = {} if found.user_id is None else {"user_id": found.user_id}
-    return json.dumps({**user, "history": found.history, "items": items}, ensure_ascii=False)
+    about = {**user, "history": found.history, "certified": found.certified}
+    return json.dumps({**about, "items": items}, ensure_ascii=False)
 
 
 def write_recommendations(path: Path, recommendations: Iterable[Recommendation]) -> int:
@@ -87,7 +92,8 @@ def write_recommendations(path: Path, recommendations: Iterable[Recommendation])
     Args:
         path: JSON lines as `as_json` spells them, or Parquet with a row per recommended item:
             request (int64, place among the histories, from 0), user_id (string), rank (int32, from
-            1), item_id (string), title (string), score (float32). A history without any has no row.
+            1), item_id (string), title (string), score (float32), certified (bool, the same in all
+            rows of a request). A history without any has no row.
         recommendations: In the order of the histories.
 
     Returns:
@@ -142,4 +148,5 @@ def _table(part: list[tuple[int, Recommendation]]) -> pl.DataFrame:
         columns["item_id"] += found.item_ids
         columns["title"] += found.titles
         columns["score"] += found.scores
+        columns["certified"] += [found.certified] * count
     return pl.DataFrame(columns, schema=COLUMNS)
