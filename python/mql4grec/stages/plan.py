@@ -76,9 +76,7 @@ def _plan_items(settings: Settings) -> Iterator[Stage]:
             )
             covers = (recipe, settings.runtime.precision, settings.seed)
             work, place = train_translator(modality), f"translator/{modality}"
-            yield Stage(
-                "train-translator", modality, place, covers, embedded, work, shared=True
-            )
+            yield Stage("train-translator", modality, place, covers, embedded, work, shared=True)
             needs += (f"train-translator {modality}",)
     given = [_identity(path) for shop in shops for path in (shop.text_index, shop.image_index)]
     given += [_identity(path) for path in (*settings.codes.extend, *_trained(settings))]
