@@ -10,7 +10,10 @@ import torch
 
 import tiny_language
 import tiny_training
-from mql4grec import decoding, language, recommender, rqvae
+from mql4grec import decoding, language, quality, recommender, rqvae
+from mql4grec.catalog import Histories
+from mql4grec.config import QualitySettings
+from mql4grec.embeddings import Embeddings
 from mql4grec.runtime import Runtime
 
 pytestmark = [
@@ -29,6 +32,42 @@ def test_the_translator_gives_the_same_codes() -> None:
         expected = network.nearest_codes(network.encoder(vectors))
         found = network.to("cuda").nearest_codes(network.encoder(vectors.to("cuda")))
     assert (expected == found.cpu()).float().mean() > 0.99  # near ties may fall either way
+
+
+def test_codes_are_found_as_good() -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(300, 16)).astype(np.float32)
+    codes = np.stack(np.unravel_index(generator.permutation(16**3)[:300], (16,) * 3), axis=1)
+    ids = replace(
+        tiny_language.semantic_ids("text", 300), codes=codes.astype(np.uint16), n_codes=(16,) * 3
+    )
+    found = []
+    for runtime in (replace(GPU, device="cpu"), GPU):
+        network = rqvae.RQVAE(
+            in_dim=16, layers=(32,), e_dim=8, num_emb_list=(16,) * 3, sk_epsilons=(0,) * 3, seed=1
+        )
+        with torch.no_grad():
+            for level, codebook in enumerate(network.codebooks):
+                codebook.normal_(generator=torch.Generator().manual_seed(level))
+        embedded = Embeddings("shop", "text", "none", vectors, np.ones(300, np.bool_))
+        found.append(
+            quality.measure(
+                ids,
+                Histories(np.array([0]), np.zeros(0, np.int32)),
+                source=quality.Source(embedded, network.eval()),
+                settings=QualitySettings(n_items=100),
+                runtime=runtime,
+            )
+        )
+    (cpu, gpu) = found
+    assert cpu.neighbours is not None
+    assert gpu.neighbours is not None
+    # Near ties may fall either way.
+    np.testing.assert_allclose(cpu.neighbours.before, gpu.neighbours.before, atol=0.02)
+    np.testing.assert_allclose(cpu.neighbours.after, gpu.neighbours.after, atol=0.02)
+    assert cpu.reconstruction is not None
+    assert gpu.reconstruction is not None
+    assert gpu.reconstruction.before == pytest.approx(cpu.reconstruction.before, rel=0.01)
 
 
 def test_training_follows_the_same_losses(tmp_path: Path) -> None:

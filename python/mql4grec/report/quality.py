@@ -31,7 +31,8 @@ PREFIXES = (
     "The share of pairs of items whose semantic IDs begin with at least so many common codes. The "
     "nearest items by embedding (Euclidean distance) should share more than any two items do, and "
     "so should items that a user had one right after the other, beside two items drawn as often as "
-    "they are in such pairs. Histories without their held-out events only."
+    "they are in such pairs. Histories without their held-out events only. After repair no two "
+    "items have all codes in common."
 )
 
 
