@@ -84,7 +84,7 @@ def _measure(
         ids, items, source=source, k=settings.n_neighbours, runtime=context.runtime
     )
     figures = dataclasses.asdict(found)
-    context.journal.log("quality", dataset=ids.dataset, modality=ids.modality, **figures)
+    context.journal.log("quality.measured", dataset=ids.dataset, modality=ids.modality, **figures)
     collisions = context.folder / "codes" / f"{ids.dataset}.{ids.modality}.json"
     return {
         "collisions": artifacts.read_json(collisions, made_by="generate-codes"),
