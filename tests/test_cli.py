@@ -107,6 +107,28 @@ def test_quality_is_shown_before_any_t5(tmp_path: Path) -> None:
     assert again.exit_code == 0
 
 
+def test_figures_of_given_codes_are_printed_beside_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = {
+        "reconstruction": {"n_items": 7, "without_codes": 0.5, "before": 0.625, "after": 0.75},
+        "neighbours": {"k": 4, "before": [0.5, 0.25], "after": [0.5, 0.0]},
+        "chance": [0.125, 0.0],
+        "cobought": None,
+    }
+    missing = {"reconstruction": None, "neighbours": None, "chance": [0.0625, 0.0]}
+    tables.print_figures({"A text": missing | {"cobought": None}, "B text": made})
+    lines = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in lines]
+    rows = [row for row in cells if len(row) == 3]
+    assert rows[0] == ["items looked at closely", "-", "7"]
+    assert ["error after repair", "-", "75.00%"] in rows
+    assert rows[-2:] == [
+        ["4 nearest, after repair", "-", "50.00% 0.00%"],
+        ["any two items", "6.25% 0.00%", "12.50% 0.00%"],
+    ]
+
+
 def test_check_tells_what_is_done(finished: Path) -> None:
     result = call("check", *options(finished))
     assert result.exit_code == 0

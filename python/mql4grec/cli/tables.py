@@ -73,8 +73,6 @@ def _collision_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def print_quality(settings: Settings) -> None:
     """Print what a run's codes keep of embeddings and histories."""
-    from rich.table import Table
-
     from mql4grec import artifacts
     from mql4grec.runtime import is_main_process
     from mql4grec.stages.context import modalities
@@ -82,21 +80,32 @@ def print_quality(settings: Settings) -> None:
     if not is_main_process():
         return
     folder = settings.folder / "quality"
-    table = Table("semantic IDs", title="what the codes keep")
-    lines: dict[str, dict[str, str]] = {}
-    for shop in settings.catalog.datasets:
-        for modality in modalities(settings, shop):
-            path = folder / f"{shop.name}.{modality}.json"
-            name = f"{shop.name} {modality}"
-            table.add_column(name, justify="right", overflow="fold")
-            for line, value in _quality_lines(artifacts.read_json(path, made_by="quality")):
-                lines.setdefault(line, {})[name] = value
-    for line, values in lines.items():
-        table.add_row(line, *(values.get(str(column.header), "-") for column in table.columns[1:]))
-    console().print(table)
-    print("shares of pairs with at least 1, 2, ... codes in common, from the first on")
+    print_figures(
+        {
+            f"{shop.name} {modality}": artifacts.read_json(
+                folder / f"{shop.name}.{modality}.json", made_by="quality"
+            )
+            for shop in settings.catalog.datasets
+            for modality in modalities(settings, shop)
+        }
+    )
     print(f"figures: {folder}")
     print(f"page:    {folder / 'index.html'}")
+
+
+def print_figures(figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what was measured of codes as a table; what a column lacks is a dash."""
+    from rich.table import Table
+
+    found = {name: dict(_quality_lines(facts)) for name, facts in figures.items()}
+    table = Table("semantic IDs", title="what the codes keep")
+    for name in found:
+        table.add_column(name, justify="right", overflow="fold")
+    longest_first = sorted(found.values(), key=len, reverse=True)
+    for line in dict.fromkeys(line for lines in longest_first for line in lines):
+        table.add_row(line, *(lines.get(line, "-") for lines in found.values()))
+    console().print(table)
+    print("shares of pairs with at least 1, 2, ... codes in common, from the first on")
 
 
 def _quality_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
