@@ -217,6 +217,20 @@ def test_a_changed_setting_is_done_anew(finished: Path, tmp_path: Path) -> None:
     assert found["fused"] == found["text"]
 
 
+def test_quality_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    text, image = (folder / "quality" / f"Demo.{modality}.json" for modality in ("text", "image"))
+    before, when = image.read_bytes(), text.stat().st_mtime_ns
+    image.unlink()
+    stamp = folder / "quality" / "stamp.json"
+    stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"done": False}))
+    assert pipeline.run(tiny.settings(folder), journal=SILENT, until="quality") == ["quality"]
+    assert image.read_bytes() == before
+    assert text.stat().st_mtime_ns == when
+    assert (folder / "recommender" / "finetune" / "model.safetensors").exists()
+
+
 def test_a_command_alone_needs_the_stages_before_it(tmp_path: Path) -> None:
     settings = tiny.settings(tmp_path / "run")
     assert pipeline.run(settings, journal=SILENT, only="prepare") == ["prepare Demo"]
