@@ -56,6 +56,8 @@ bench-torch: setup ## Run the benches of the rooms that use torch, on the device
 # No set-up of its own: a GPU machine may have its own PyTorch, and get the package as a wheel.
 bench-gpu: ## Run every GPU bench and check; writes benches/results/
 	$(PYTHON) benches/torch_rooms.py --out benches/results
+	$(PYTHON) benches/translator.py --throughput 100000 --layers paper --epochs 500 --out benches/results
+	$(PYTHON) benches/translator.py --throughput 10000000 --layers paper --epochs 20 --out benches/results
 	$(PYTHON) benches/decoding.py --users 17112 --rival-users 1024 --batches 256 1024 --out benches/results
 	$(PYTHON) -m pytest -m gpu -p no:cacheprovider -q || test $$? -eq 5
 

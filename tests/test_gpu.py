@@ -1,5 +1,6 @@
 """What must hold on a GPU as on a CPU."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+import test_translator
 import tiny_language
 import tiny_training
-from mql4grec import decoding, language, quality, recommender, rqvae
+from mql4grec import decoding, language, quality, recommender, rqvae, translator
 from mql4grec.catalog import Histories
 from mql4grec.config import QualitySettings
 from mql4grec.embeddings import Embeddings
@@ -122,3 +124,29 @@ def test_graphs_recommend_the_same_items() -> None:
     )
     np.testing.assert_array_equal(expected.items, found.items)
     np.testing.assert_allclose(expected.scores, found.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"codebooks": "average", "restart_after": 3}])
+def test_recorded_steps_of_the_translator_follow_the_same_losses(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """The same training without graphs, on the same device; sums on a GPU may differ in order."""
+    losses = []
+    for graphs in (False, True):
+        folder = tmp_path / str(graphs)
+        settings = test_translator.with_changes(graphs=graphs, warmup_steps=8, **changes)
+        translator.train([test_translator.make_shop()], settings, folder=folder, runtime=GPU)
+        records = json.loads((folder / "history.json").read_text())
+        losses.append([record["loss"] for record in records])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_the_translator_is_trained_from_files_as_from_memory(tmp_path: Path) -> None:
+    losses = []
+    for limit in (None, 1e-7):
+        folder = tmp_path / str(limit)
+        settings = test_translator.with_changes(max_memory_gib=limit)
+        translator.train([test_translator.make_shop()], settings, folder=folder, runtime=GPU)
+        records = json.loads((folder / "history.json").read_text())
+        losses.append([record["loss"] for record in records])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mql4grec.rqvae.assignment import nearest, sinkhorn, squared_distances
 
-N_BALANCED = 20  # rounds
+N_BALANCED = 5  # rounds
 BALANCED_ROWS = 16_384  # that are shared out together
 SINKHORN_ITERS = 50
 
@@ -19,9 +19,10 @@ def kmeans(
     n_clusters: int,
     n_iters: int,
     generator: torch.Generator,
+    start: Tensor | None = None,
     balance: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Cluster rows by Lloyd's algorithm from a k-means++ start.
+    """Cluster rows by Lloyd's algorithm.
 
     A cluster that becomes empty gets the row that is farthest from its centre. With fewer distinct
     rows than clusters, the clusters that are left over are random rows plus a little noise.
@@ -31,33 +32,38 @@ def kmeans(
         n_clusters: K.
         n_iters: The most iterations; it stops once the centres hardly move.
         generator: Of the start, on the device of `rows`.
+        start: First centres float32 (K, E); None: drawn by k-means++.
         balance: Sinkhorn's epsilon of some rounds that follow, in which each cluster gets about as
-            many rows as any other, and becomes their mean; 0: none.
+            many rows as any other, and becomes their mean; 0: none. From a given start, one
+            iteration goes before them.
 
     Returns:
         Centres float32 (K, E), and the nearest one of every row, int64 (N,).
     """
     variance = rows.var(0, correction=0).mean()
-    noise = 0.01 * variance.sqrt()
-    centres = _spread(rows, n_clusters=n_clusters, noise=noise, generator=generator)
-    distances, labels = nearest(rows, centres)
+    centres = start
+    if centres is None:
+        noise = 0.01 * variance.sqrt()
+        centres = _spread(rows, n_clusters=n_clusters, noise=noise, generator=generator)
+    if start is not None and balance:
+        n_iters = 1  # for codes that no row is nearest to; more would undo the balance
+    centres = _settle(rows, centres, n_iters=n_iters, tolerance=1e-4 * variance)
+    for _ in range(N_BALANCED if balance else 0):
+        labels = _share_out(rows, centres, epsilon=balance)
+        centres = _means(rows, labels, centres)
+    return centres, nearest(rows, centres)[1]
+
+
+def _settle(rows: Tensor, centres: Tensor, *, n_iters: int, tolerance: Tensor) -> Tensor:
+    """Move centres (K, E) by Lloyd's algorithm until they hardly move (scikit-learn's rule)."""
     for _ in range(n_iters):
-        moved = _means(rows, labels, distances, centres)
+        distances, labels = nearest(rows, centres)
+        moved = _fill_empty(_means(rows, labels, centres), rows, labels, distances)
         shift = (moved - centres).square().sum()
         centres = moved
-        distances, labels = nearest(rows, centres)
-        if shift <= 1e-4 * variance:  # scikit-learn's rule
+        if shift <= tolerance:
             break
-    if balance:
-        for _ in range(N_BALANCED):
-            labels = _share_out(rows, centres, epsilon=balance)
-            counts = torch.bincount(labels, minlength=n_clusters)
-            means = torch.zeros_like(centres).index_add_(0, labels, rows)
-            centres = torch.where(
-                counts[:, None] > 0, means / counts.clamp_min(1)[:, None], centres
-            )
-        labels = nearest(rows, centres)[1]
-    return centres, labels
+    return centres
 
 
 def _share_out(rows: Tensor, centres: Tensor, *, epsilon: float) -> Tensor:
@@ -93,14 +99,18 @@ def _spread(rows: Tensor, *, n_clusters: int, noise: Tensor, generator: torch.Ge
     return centres
 
 
-def _means(rows: Tensor, labels: Tensor, distances: Tensor, centres: Tensor) -> Tensor:
-    """Give every cluster's mean (K, E); empty ones take the rows farthest from their centres."""
+def _means(rows: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
+    """Give every cluster's mean (K, E); empty ones keep their centres."""
     counts = torch.bincount(labels, minlength=len(centres))
     sums = torch.zeros_like(centres).index_add_(0, labels, rows)
-    means = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
-    empty = (counts == 0).nonzero()[:, 0]
+    return torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
+
+
+def _fill_empty(centres: Tensor, rows: Tensor, labels: Tensor, distances: Tensor) -> Tensor:
+    """Give empty clusters the rows that are farthest from their centres."""
+    empty = (torch.bincount(labels, minlength=len(centres)) == 0).nonzero()[:, 0]
     farthest = distances.topk(min(len(empty), len(rows)))
     takers = empty[: len(farthest.values)]
     worth = farthest.values[:, None] > 0  # with too few distinct rows the centre stays where it is
-    means[takers] = torch.where(worth, rows[farthest.indices], means[takers])
-    return means
+    centres[takers] = torch.where(worth, rows[farthest.indices], centres[takers])
+    return centres

@@ -261,6 +261,7 @@ class RQVAE(nn.Module):
         n_iters: int,
         seed: int,
         balance: float = 0.0,
+        anew: bool = True,
         after_level: Callable[[], None] = lambda: None,
     ) -> None:
         """Set each codebook to the k-means centres of what the levels above leave over.
@@ -270,6 +271,7 @@ class RQVAE(nn.Module):
             n_iters: The most iterations of k-means.
             seed: Of the first centres.
             balance: As in `kmeans`.
+            anew: False: k-means begins with the codebooks as they are.
             after_level: Called when a level is done.
         """
         generator = torch.Generator(latents.device).manual_seed(seed)
@@ -280,6 +282,7 @@ class RQVAE(nn.Module):
                 n_clusters=len(codebook),
                 n_iters=n_iters,
                 generator=generator,
+                start=None if anew else codebook.detach(),
                 balance=balance,
             )
             codebook.copy_(centres)

@@ -210,7 +210,7 @@ def _run_epoch(
         if number == 0 and not settings.warmup_steps:
             _initialise(training, batches[0])  # as in the paper
         elif number == 0 or (settings.refit_epochs and number % settings.refit_epochs == 0):
-            _initialise(training, _sample(training), number=number)
+            _initialise(training, _sample(training), anew=number == 0)
         progress = replace(progress, sums=torch.zeros_like(progress.sums))
     sums = progress.sums.clone()
     for batch, n_rows in _read(training, batches[first:]):
@@ -242,14 +242,15 @@ def _initialise(
     training: Training,
     rows: Tensor,
     *,
-    number: int = 0,
+    anew: bool = True,
     after_level: Callable[[], None] = lambda: None,
 ) -> None:
     """Set the codebooks by k-means on the latents of some rows int64 (R,)."""
     training.network.initialise_codebooks(
         _latents(training, rows),
         n_iters=training.settings.kmeans_iters,
-        seed=_derive(training.runtime.seed, CENTRES, number),
+        seed=_derive(training.runtime.seed, CENTRES),
+        anew=anew,
         balance=training.settings.kmeans_balance,
         after_level=after_level,
     )
