@@ -52,6 +52,7 @@ bench: setup ## Run all benches on the CPU
 bench-torch: setup ## Run the benches of the rooms that use torch, on the device there is
 	$(BIN)/python benches/torch_rooms.py
 	OMP_NUM_THREADS=1 $(BIN)/python benches/decoding.py
+	OMP_NUM_THREADS=1 $(BIN)/python benches/quality.py --items 100000 --queries 2000
 
 # No set-up of its own: a GPU machine may have its own PyTorch, and get the package as a wheel.
 bench-gpu: ## Run every GPU bench and check; writes benches/results/

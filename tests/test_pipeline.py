@@ -74,6 +74,16 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert not [p for p in finished.rglob("*") if p.suffix in {".pt", ".pkl", ".pickle"}]
 
 
+def test_both_pages_show_what_codes_keep_and_one_of_them_recommendations(finished: Path) -> None:
+    early, late = ((finished / name / "index.html").read_text() for name in ("quality", "report"))
+    for page in (early, late):
+        assert "Error of reconstruction" in page
+        assert "Nearest by text embedding" in page
+        assert "items by embedding, coloured by first code" in page
+    assert "Recommendations for some users" in late
+    assert "Recommendations for some users" not in early
+
+
 def test_metrics_have_every_ranking_and_metric(finished: Path) -> None:
     found = json.loads((finished / "evaluation" / "metrics.json").read_text())
     assert set(found["rankings"]) == {"text", "image", "fused", "popular", "item_knn", "ease"}
