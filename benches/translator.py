@@ -64,10 +64,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "warm-up, refits": {"warmup_steps": 100, "refit_epochs": REFIT},
     "warm-up, balanced refits": {**BALANCED, "refit_epochs": REFIT},
     "warm-up, balanced refits, E = 16": {**BALANCED, "refit_epochs": REFIT, "e_dim": 16},
+    "warm-up, balanced refits, E = 12": {**BALANCED, "refit_epochs": REFIT, "e_dim": 12},
     "warm-up, balanced refits, E = 8": {**BALANCED, "refit_epochs": REFIT, "e_dim": 8},
     "rqkmeans, E = 32": {"kind": "rqkmeans"},
-    "rqkmeans, E = 8": {"kind": "rqkmeans", "e_dim": 8},
-    "rqkmeans, balanced, E = 8": {"kind": "rqkmeans", "e_dim": 8, "kmeans_balance": 0.003},
+    "rqkmeans, E = 12": {"kind": "rqkmeans", "e_dim": 12},
+    "rqkmeans, balanced, E = 12": {"kind": "rqkmeans", "e_dim": 12, "kmeans_balance": 0.003},
     "rqkmeans, all D": {"kind": "rqkmeans", "e_dim": 1 << 16},
 }
 

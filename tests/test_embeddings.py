@@ -466,6 +466,7 @@ def test_packaged_text_weights_understand(tmp_path: Path) -> None:
     assert found.vectors.shape == (3, 384)
     assert (tmp_path / "a" / "Tiny.emb-minilm.npy").exists()
     assert cosine(found, 0, 2) > cosine(found, 0, 1) + 0.2
+    assert found.recipe == {"kind": "transformers", "encoder": "minilm", "max_tokens": 16}
     alone = run(make_catalog(texts), tmp_path / "b", text=settings["text"] | {"batch_size": 1})
     np.testing.assert_allclose(found.vectors, alone.vectors, rtol=1e-4, atol=1e-5)
 

@@ -74,6 +74,16 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert not [p for p in finished.rglob("*") if p.suffix in {".pt", ".pkl", ".pickle"}]
 
 
+def test_a_translator_says_what_it_translates(finished: Path) -> None:
+    """Two files tell another machine how to make the embeddings, and what becomes of them."""
+    record = json.loads((finished / "translator/image/best_collision_model.json").read_text())
+    assert record["origin"]["encoder"] == "test_resnet"
+    assert record["origin"]["encoder_recipe"] == {
+        "kind": "timm", "encoder": "test_resnet", "weights": "random",
+    }  # fmt: skip
+    assert set(record) == {"arguments", "metrics", "complete", "origin", "sha256"}
+
+
 def test_both_pages_show_what_codes_keep_and_one_of_them_recommendations(finished: Path) -> None:
     early, late = ((finished / name / "index.html").read_text() for name in ("quality", "report"))
     for page in (early, late):

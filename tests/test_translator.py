@@ -103,6 +103,7 @@ def test_training_writes_the_best_model_and_the_history(tmp_path: Path) -> None:
     assert best["metrics"] == min(history, key=lambda each: (each["collision_rate"], each["loss"]))
     assert best["origin"]["datasets"] == ["shop"]
     assert best["origin"]["encoder"] == "encoder"
+    assert best["origin"]["encoder_recipe"] is None
     assert same_weights(translator.load(tmp_path), network)
     assert not network.training
 

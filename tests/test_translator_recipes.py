@@ -215,6 +215,22 @@ def test_kept_by_loss(tmp_path: Path) -> None:
     assert not same_weights(other, network)
 
 
+@pytest.mark.parametrize("keep", ["collision_rate", "loss"])
+def test_a_copied_translator_gives_the_same_codes(tmp_path: Path, keep: str) -> None:
+    shop = make_shop()
+    there, here = tmp_path / "there", tmp_path / "here"
+    network = translator.train([shop], with_changes(keep=keep), folder=there, runtime=RUNTIME)
+    here.mkdir()
+    pattern = "best_collision_model.*" if keep == "collision_rate" else "best_*_model.*"
+    for path in there.glob(pattern):
+        (here / path.name).write_bytes(path.read_bytes())
+    expected, found = (
+        translator.translate(each, shop, runtime=RUNTIME)
+        for each in (network, translator.load(here))
+    )
+    np.testing.assert_array_equal(found.codes, expected.codes)
+
+
 def test_weights_of_another_training_are_noticed(tmp_path: Path) -> None:
     for seed in (1, 2):
         runtime = translator.state.Runtime(seed=seed)

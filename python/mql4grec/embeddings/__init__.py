@@ -62,6 +62,8 @@ class Embeddings:
         encoder: Name of what made them.
         vectors: float32 (N, D), memory-mapped; rows without a picture or text are zero.
         present: bool (N,), False where the item has nothing in this modality.
+        recipe: Settings that make the encoder and its preprocessing again, in JSON values; None: it
+            is not known how the vectors were made.
     """
 
     dataset: str
@@ -69,6 +71,7 @@ class Embeddings:
     encoder: str
     vectors: NDArray[np.float32]
     present: NDArray[np.bool_]
+    recipe: Mapping[str, Any] | None = None
 
 
 def embed(
@@ -111,7 +114,7 @@ def embed(
         faults = _encode(catalog, chosen, job=job, runtime=runtime, journal=journal)
         if settings.missing == "error" and faults:  # a picture that broke since it was checked
             _refuse(catalog, faults, job=job)
-        _close(catalog, faults, job=job, encoder=short_name(chosen))
+        _close(catalog, faults, job=job, chosen=chosen)
     finish(job)
     return load(folder, dataset=catalog.name, modality=modality)
 
@@ -141,7 +144,8 @@ def load(folder: Path, *, dataset: str, modality: Modality) -> Embeddings | None
             f"{vectors.dtype} {vectors.shape} with {present.shape}; delete the folder and run "
             "`mql4grec embed` again"
         )
-    return Embeddings(dataset, modality, listing["encoder"], vectors, present)
+    recipe = listing.get("recipe")  # listings of earlier versions have none
+    return Embeddings(dataset, modality, listing["encoder"], vectors, present, recipe)
 
 
 def _check_names(settings: EmbeddingsSettings) -> None:
@@ -244,7 +248,13 @@ def _encode_images(
         yield Encoded(opened.rows, vectors, opened.faults)
 
 
-def _close(catalog: Catalog, faults: Mapping[int, str], *, job: Job, encoder: str) -> None:
+def _close(
+    catalog: Catalog,
+    faults: Mapping[int, str],
+    *,
+    job: Job,
+    chosen: TextEncoderSettings | ImageEncoderSettings,
+) -> None:
     """Write the mask, and the file that names all others."""
     if len(faults) == catalog.n_items:
         raise DataError(
@@ -256,7 +266,13 @@ def _close(catalog: Catalog, faults: Mapping[int, str], *, job: Job, encoder: st
     present[list(faults)] = False
     with atomic_path(job.folder / job.mask) as temporary:
         np.save(temporary, present)
-    listing = {"encoder": encoder, "file": job.file, "mask": job.mask, "mark": job.mark}
+    listing = {
+        "encoder": short_name(chosen),
+        "recipe": chosen.model_dump(mode="json", exclude={"batch_size"}),
+        "file": job.file,
+        "mask": job.mask,
+        "mark": job.mark,
+    }
     missing = _list(catalog, faults)
     write_json(job.listing, listing | {"n_missing": len(missing), "missing": missing})
     _refusals(job).unlink(missing_ok=True)

@@ -338,6 +338,7 @@ def _describe(
     return {
         "modality": embeddings[0].modality,
         "encoder": embeddings[0].encoder,
+        "encoder_recipe": embeddings[0].recipe,
         "in_dim": embeddings[0].vectors.shape[1],
         "datasets": [each.dataset for each in embeddings],
         "n_rows": n_rows,
