@@ -74,7 +74,8 @@ def make_network(*, seed: int = 0, **changes: Any) -> RQVAE:
 
 
 def save_network(folder: Path, network: RQVAE) -> Path:
-    translator_files.save_best(folder, network.state_dict(), {"arguments": network.arguments()})
+    record = {"arguments": network.arguments()}
+    translator_files.save_best(folder, "collision_rate", network.state_dict(), record)
     return folder
 
 
