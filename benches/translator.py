@@ -56,6 +56,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sk_epsilons": (0.003,) * 4,
         "restart_after": 5,
     },
+    "warm-up, Sinkhorn on all levels, restarts, E = 12": {
+        "warmup_steps": 100,
+        "sk_epsilons": (0.003,) * 4,
+        "restart_after": 5,
+        "e_dim": 12,
+    },
     "warm-up, averages, restarts": {
         "warmup_steps": 100,
         "codebooks": "average",
@@ -109,9 +115,8 @@ def settings_of(options: argparse.Namespace, **changes: Any) -> TranslatorSettin
     base = {
         "num_emb_list": (options.codes,) * 4,
         "epochs": options.epochs,
-        "eval_step": max(options.epochs // 20, 1),
+        "eval_step": options.epochs,  # the last network is looked at, whatever `keep` says
         "layers": LAYERS[options.layers],
-        "keep": "loss",
     }
     if "refit_epochs" in changes:
         changes["refit_epochs"] = min(REFIT, max(options.epochs // 10, 1))
@@ -183,7 +188,7 @@ def compare_speed(rows: Rows, options: argparse.Namespace) -> None:
     """Train by the authors' loop and by ours, the same recipe; evaluations apart."""
     import authors_translator as authors  # needs scikit-learn
 
-    settings = settings_of(options, eval_step=options.epochs)
+    settings = settings_of(options)
     check_alike(authors.forward, rows[:256], settings, seed=options.seed)
     theirs = authors.train(rows, settings, seed=options.seed, clock=clock)
     print("\n| loop | seconds | times as fast | lost | collision rate | perplexity |")
@@ -250,9 +255,7 @@ def measure_throughput(options: argparse.Namespace) -> None:
     figures: dict[str, Any] = {"machine": describe_machine(runtime), "rows": len(rows)}
     ways = (False, True) if on_gpu and len(rows) <= len(drawn) else (on_gpu,)
     for graphs in ways:
-        settings = settings_of(
-            options, eval_step=options.epochs, storage="fp16", graphs=graphs, warmup_steps=10
-        )
+        settings = settings_of(options, storage="fp16", graphs=graphs, warmup_steps=10)
         began = time.perf_counter()
         network = train(rows, settings, runtime=runtime)
         seconds = time.perf_counter() - began

@@ -86,6 +86,7 @@ def test_it_is_kept_and_found_again(tmp_path: Path) -> None:
     assert files == [
         "best_collision_model.json", "best_collision_model.safetensors",
         "best_loss_model.json", "best_loss_model.safetensors", "history.json",
+        "last_model.json", "last_model.safetensors",
     ]  # fmt: skip
     before = (tmp_path / "a" / "history.json").stat().st_mtime_ns
     train(shop, tmp_path / "a")

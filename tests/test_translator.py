@@ -86,6 +86,8 @@ def test_training_writes_the_best_model_and_the_history(tmp_path: Path) -> None:
         "best_loss_model.json",
         "best_loss_model.safetensors",
         "history.json",
+        "last_model.json",
+        "last_model.safetensors",
     ]
     history = json.loads((tmp_path / "history.json").read_text())
     assert [record["epoch"] for record in history] == [2, 4, 6]

@@ -158,9 +158,9 @@ class TranslatorSettings(Record):
     batch_size: Positive = 2048
     epochs: Positive = 500
     eval_step: Positive = 2  # epochs
-    keep: Literal["collision_rate", "loss"] = "collision_rate"
+    keep: Literal["collision_rate", "loss", "last"] = "collision_rate"
     """Which network of all evaluations is used: that of the lowest collision rate, as in the paper,
-    or of the lowest loss; both are written."""
+    of the lowest loss, or the last; all three are written."""
     balance: Fraction = 0.0
     """How alike in size the shops are to a training: a shop of n rows has a part in proportion to
     n to the power of 1 - balance; 0: every row as often, as in the paper; 1: every shop."""
@@ -320,6 +320,34 @@ class EvaluationSettings(Record):
     ease_max_items: Positive = 20_000  # EASE^R inverts an N x N matrix
 
 
+class SasrecSettings(Record):
+    """Room `sasrec`: a small self-attentive model on item ids, one more baseline."""
+
+    enabled: bool = True
+    max_items: Positive = 50_000  # without it in larger shops: every step scores all items
+    d_model: Positive = 64
+    num_heads: Positive = 2
+    num_layers: Positive = 2
+    dropout: Fraction = 0.3
+    max_his_len: Positive = 50  # items; longer histories are cut in windows for training
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: Positive = 256  # windows
+    epochs: Positive = 100
+    patience: Positive = 5  # epochs without a better NDCG@10 of validation
+    validation_users: int | None = Field(default=20_000, gt=0)  # a fixed random part; None: all
+    max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
+
+    @model_validator(mode="after")
+    def _heads_of_equal_width(self) -> Self:
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"`d_model`: expected a multiple of `num_heads`, {self.num_heads}, "
+                f"got {self.d_model}"
+            )
+        return self
+
+
 class ReportSettings(Record):
     """Room `report`: one HTML page."""
 
@@ -342,6 +370,7 @@ class Settings(Record):
     language: LanguageSettings = LanguageSettings()
     recommender: RecommenderSettings = RecommenderSettings()
     decoding: DecodingSettings = DecodingSettings()
+    sasrec: SasrecSettings = SasrecSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
 

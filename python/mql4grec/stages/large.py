@@ -143,7 +143,7 @@ def _generate(
 
 def _mark(files: Files, settings: CodesSettings, *, given: GivenEmbeddings) -> str:
     """Tell by a fingerprint all that the index depends on."""
-    inputs = [*sorted(files.translator.glob("best_*_model.*")), *settings.extend]
+    inputs = [*sorted(files.translator.glob("*_model.*")), *settings.extend]
     inputs += [files.item_ids] if files.item_ids is not None else []
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in inputs]
     chosen = settings.model_dump(mode="json", exclude={"max_memory_gib"})

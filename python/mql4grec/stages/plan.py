@@ -17,7 +17,7 @@ from mql4grec.stages.context import SEQUENCE_TASK, Stage, encoded, modalities
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
 from mql4grec.stages.page import report
 from mql4grec.stages.quality import measure_quality
-from mql4grec.stages.training import decode, evaluate, finetune, pretrain
+from mql4grec.stages.training import decode, evaluate, finetune, pretrain, train_sasrec
 
 
 def plan(settings: Settings) -> list[Stage]:
@@ -105,8 +105,12 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     remove_seen = settings.evaluation.remove_seen
     covers = (settings.decoding.model_dump(mode="json"), target, remove_seen)
     yield Stage("evaluate", "decoding", "decoding", covers, ("finetune",), decode)
+    if settings.sasrec.enabled:
+        recipe = settings.sasrec.model_dump(mode="json", exclude={"enabled"})
+        covers, needs = (recipe, settings.seed, target), (f"prepare {target}",)
+        yield Stage("evaluate", "sasrec", "sasrec", covers, needs, train_sasrec)
     covers = (settings.evaluation.model_dump(mode="json"), settings.seed)
-    needs = ("evaluate decoding",)
+    needs = ("evaluate decoding", "evaluate sasrec")
     yield Stage("evaluate", "metrics", "evaluation", covers, needs, evaluate)
     covers = (settings.report.model_dump(mode="json"), settings.name, settings.seed)
     needs = ("quality", "evaluate metrics")
@@ -116,7 +120,7 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
 def _trained(settings: Settings) -> list[Path]:
     """List the files of translators that an earlier run has trained."""
     folder = settings.translator.trained
-    return sorted(folder.glob("*/best_*_model.*")) if folder is not None else []
+    return sorted(folder.glob("*/*_model.*")) if folder is not None else []
 
 
 def _training(settings: TrainingSettings) -> dict[str, Any]:

@@ -22,8 +22,9 @@ COMMAND = "train-translator"
 
 
 def name_of(criterion: str) -> str:
-    """Name the files of the best network by "collision_rate" (the authors' name), or by "loss"."""
-    return "best_collision_model" if criterion == "collision_rate" else f"best_{criterion}_model"
+    """Name the files of the network that is best by a criterion; by "last", of the last one."""
+    names = {"collision_rate": "best_collision_model", "loss": "best_loss_model"}
+    return names.get(criterion, "last_model")
 
 
 def save_best(

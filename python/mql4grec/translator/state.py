@@ -20,7 +20,11 @@ from mql4grec.translator import files
 from mql4grec.translator.processes import Processes
 from mql4grec.translator.table import Table
 
-CRITERIA: tuple[Literal["collision_rate", "loss"], ...] = ("collision_rate", "loss")
+CRITERIA: tuple[Literal["collision_rate", "loss", "last"], ...] = (
+    "collision_rate",
+    "loss",
+    "last",
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Best:
-    """The best network so far by some criterion.
+    """The best network so far by some criterion; the latest one, by "last".
 
     Attributes:
         record: Its evaluation.

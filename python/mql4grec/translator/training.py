@@ -47,14 +47,14 @@ def train(
     Args:
         embeddings: One per shop, of one modality, width and encoder; only rows present count.
         settings: Sizes and recipe.
-        folder: Gets `best_collision_model` and `best_loss_model`, `.safetensors` and `.json`,
-            `history.json`, checkpoints.
+        folder: Gets `best_collision_model`, `best_loss_model` and `last_model`, `.safetensors` and
+            `.json`, `history.json`, checkpoints.
         runtime: Device, precision of the two MLPs, seed, time between checkpoints.
         journal: Gets "translator.epoch" at every evaluation, and a progress bar.
 
     Returns:
         The network that `settings.keep` says: with the lowest collision rate at any evaluation, of
-        equals the lowest loss; or with the lowest loss.
+        equals the lowest loss; with the lowest loss; or the last.
 
     Raises:
         DataError: If the embeddings do not go together, are none, or are not finite.
@@ -310,16 +310,18 @@ def _evaluate(training: Training, progress: Progress, *, epoch: int) -> Progress
     training.journal.log("translator.epoch", step=epoch, modality=modality, **values)
     best = dict(progress.best)
     for criterion in state.CRITERIA:
-        if criterion not in best or _rank(record, criterion) < _rank(
-            best[criterion].record, criterion
-        ):
+        known = best.get(criterion)
+        if known is None or _is_better(record, known.record, criterion=criterion):
             weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             best[criterion] = Best(record, weights)
     return replace(progress, history=(*progress.history, record), best=best)
 
 
-def _rank(record: dict[str, Any], criterion: str) -> tuple[float, float]:
-    return record[criterion], record["loss"]
+def _is_better(record: dict[str, Any], other: dict[str, Any], *, criterion: str) -> bool:
+    if criterion == "last":
+        return True
+    one, two = ((each[criterion], each["loss"]) for each in (record, other))
+    return bool(one < two)
 
 
 def _derive(seed: int, purpose: int, number: int = 0) -> int:
