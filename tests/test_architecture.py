@@ -25,6 +25,7 @@ ROOMS = (
     "recommender",
     "decoding",
     "baselines",
+    "sasrec",
     "evaluation",
     "report",
     "stages",
@@ -114,7 +115,7 @@ def test_what_starts_a_run_imports_torch_only_when_it_has_work(room: str) -> Non
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("room", ["translator", "recommender", "decoding.batches"])
+@pytest.mark.parametrize("room", ["translator", "recommender", "decoding.batches", "sasrec"])
 def test_rooms_that_train_need_no_polars(room: str) -> None:
     code = (
         f"import mql4grec.{room}, sys; assert 'torch' in sys.modules; "

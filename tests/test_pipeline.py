@@ -29,6 +29,7 @@ STAGES = [
     "quality",
     "finetune",
     "evaluate decoding",
+    "evaluate sasrec",
     "evaluate metrics",
     "report",
 ]
@@ -96,7 +97,8 @@ def test_both_pages_show_what_codes_keep_and_one_of_them_recommendations(finishe
 
 def test_metrics_have_every_ranking_and_metric(finished: Path) -> None:
     found = json.loads((finished / "evaluation" / "metrics.json").read_text())
-    assert set(found["rankings"]) == {"text", "image", "fused", "popular", "item_knn", "ease"}
+    baselines = {"popular", "item_knn", "ease", "sasrec"}
+    assert set(found["rankings"]) == {"text", "image", "fused", *baselines}
     for values in found["rankings"].values():
         assert set(values) == {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
         assert all(0 <= value <= 1 for value in values.values())
@@ -129,6 +131,7 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
         ("report.n_users=1", "report"),
         ("quality.n_items=30", "quality"),
         ("evaluation.alpha=0.3", "evaluate metrics"),
+        ("sasrec.epochs=2", "evaluate sasrec"),
         ("decoding.n_beams=5", "evaluate decoding"),
         ("recommender.finetune.lr=0.1", "finetune"),
         ("codes.shared=refuse", "generate-codes"),
@@ -148,8 +151,10 @@ def test_a_changed_setting_makes_its_stage_and_all_that_follow_stale(
         expected = STAGES
     if first == "quality":
         expected = ["quality", "report"]  # no T5 depends on it
-    if first in {"evaluate metrics", "evaluate decoding", "finetune"}:
+    if first in {"evaluate metrics", "evaluate sasrec", "evaluate decoding", "finetune"}:
         assert "quality" not in stale
+    if first not in {"evaluate sasrec", "prepare Demo"}:
+        expected = [name for name in expected if name != "evaluate sasrec"]  # histories alone
     assert stale == expected
 
 
@@ -270,9 +275,12 @@ def test_a_run_without_any_modality_is_refused(tmp_path: Path) -> None:
 
 def test_one_modality_alone_is_a_whole_run(tmp_path: Path) -> None:
     settings = tiny.settings(
-        tmp_path / "run", "embeddings.image.kind=none", "recommender.finetune.tasks=[seqrec]"
+        tmp_path / "run",
+        "embeddings.image.kind=none",
+        "recommender.finetune.tasks=[seqrec]",
+        "sasrec.enabled=false",
     )
-    pipeline.run(settings, journal=SILENT)
+    assert "evaluate sasrec" not in pipeline.run(settings, journal=SILENT)
     assert set(metrics_of(tmp_path / "run")) == {"text", "popular", "item_knn", "ease"}
 
 

@@ -271,11 +271,13 @@ def _rank(scorer: Scorer, inputs: sparse.csr_array, *, top_k: int, remove_seen: 
         if remove_seen:
             # Stored entries, not non-zero ones: an old event's weight can underflow to 0.
             chunk[weights.tocoo().coords] = -np.inf
-        items[start : start + rows], scores[start : start + rows] = _top(chunk, k=width)
+        items[start : start + rows], scores[start : start + rows] = best_columns(chunk, k=width)
     return Rankings(items=np.where(np.isneginf(scores), np.int32(-1), items), scores=scores)
 
 
-def _top(scores: NDArray[np.float32], *, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def best_columns(
+    scores: NDArray[np.float32], *, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the k best columns of every row, best first, ties by the lower column.
 
     A partition alone picks any of the columns that tie for the last place, and there are many where

@@ -99,7 +99,7 @@ def require_done(states: Sequence[StageState], command: str) -> None:
             "`mql4grec check` lists the stages of a run"
         )
     needs = {name for stage in mine for name in stage.needs}
-    for item in states:
+    for item in reversed(states):  # the last one says itself what it needs
         if item.stage.name in needs and item.stage.command != command and item.state != "done":
             raise ArtifactError(
                 f"`{command}`: expected stage `{item.stage.name}` to be done, it is "

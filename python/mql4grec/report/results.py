@@ -22,7 +22,12 @@ from mql4grec.report.markup import (
 )
 
 GENERATIVE = {"fused": "Fused", "text": "Text", "image": "Image"}
-BASELINES = {"popular": "Most popular", "item_knn": "Item-kNN", "ease": "EASE\u1d3f"}
+BASELINES = {
+    "popular": "Most popular",
+    "item_knn": "Item-kNN",
+    "ease": "EASE\u1d3f",
+    "sasrec": "SASRec",
+}
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
 CHARTED = {
     "HR@10": "HR@10: next item among the first ten, share of users",

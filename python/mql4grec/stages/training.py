@@ -9,6 +9,7 @@ import numpy as np
 
 from mql4grec import artifacts, baselines, evaluation
 from mql4grec.artifacts import atomic_path
+from mql4grec.catalog import Catalog
 from mql4grec.config import Modality
 from mql4grec.decoding import Rankings
 from mql4grec.report import write_rankings
@@ -93,18 +94,32 @@ def decode(context: Context, folder: Path) -> None:
             np.savez(temporary, items=rankings.items, scores=rankings.scores)
 
 
+def train_sasrec(context: Context, folder: Path) -> None:
+    """Train SASRec on the target shop, unless the shop is too large for it."""
+    from mql4grec import sasrec
+
+    settings = context.settings
+    shop = load_catalog(context, settings.target.name)
+    if shop.n_items > settings.sasrec.max_items:
+        limit = settings.sasrec.max_items
+        context.journal.log("sasrec.skipped", n_items=shop.n_items, limit=limit)
+        return
+    sasrec.train(
+        shop.histories,
+        settings.sasrec,
+        n_items=shop.n_items,
+        folder=folder,
+        runtime=context.runtime,
+        journal=context.journal,
+    )
+
+
 def evaluate(context: Context, folder: Path) -> None:
     """Write the metrics of all rankings, and the rankings as tables."""
     settings = context.settings
     shop = load_catalog(context, settings.target.name)
     rankings = load_rankings(context)
-    simple = baselines.rank(
-        shop.histories,
-        n_items=shop.n_items,
-        settings=settings.evaluation,
-        top_k=max(settings.decoding.n_beams, 10),  # the metrics look at ten
-        journal=context.journal,
-    )
+    simple = rank_baselines(context, shop)
     found = evaluation.evaluate(
         {**rankings, **simple},
         shop.histories.target(1),
@@ -117,6 +132,30 @@ def evaluate(context: Context, folder: Path) -> None:
         write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
+
+
+def rank_baselines(context: Context, shop: Catalog) -> dict[str, Rankings]:
+    """Rank for the test users with every baseline that the shop's size and the settings allow."""
+    settings = context.settings
+    top_k = max(settings.decoding.n_beams, 10)  # the metrics look at ten
+    found = baselines.rank(
+        shop.histories,
+        n_items=shop.n_items,
+        settings=settings.evaluation,
+        top_k=top_k,
+        journal=context.journal,
+    )
+    if settings.sasrec.enabled and shop.n_items <= settings.sasrec.max_items:
+        from mql4grec import sasrec
+
+        network = sasrec.load(context.folder / "sasrec", runtime=context.runtime)
+        found["sasrec"] = sasrec.rank(
+            network,
+            shop.histories.held_out(1),
+            top_k=top_k,
+            remove_seen=settings.evaluation.remove_seen,
+        )
+    return found
 
 
 def load_rankings(context: Context) -> dict[str, Rankings]:
