@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def dense(events: Histories, decay: float = 1.0) -> np.ndarray:
     return matrix
 
 
+def ranked(
+    fit: Callable[..., baselines.Ranker],
+    training: Histories,
+    inputs: Histories,
+    *,
+    n_items: int,
+    top_k: int,
+    remove_seen: bool = False,
+    **values: Any,
+) -> Rankings:
+    ranker = fit(training, n_items=n_items, **values)
+    return ranker(inputs, top_k=top_k, remove_seen=remove_seen)
+
+
 def check(ranking: Rankings, scores: np.ndarray, *, top_k: int) -> None:
     """Compare the scores, and the items wherever no other item has nearly the same score."""
     assert ranking.items.dtype == np.int32
@@ -48,12 +63,19 @@ def check(ranking: Rankings, scores: np.ndarray, *, top_k: int) -> None:
 
 def test_most_popular() -> None:
     training = histories([[2, 2, 5], [5, 1], [2]])
-    ranking = baselines.most_popular(training, histories([[0], [2]]), n_items=7, top_k=4)
+    ranking = ranked(
+        baselines.fit_most_popular, training, histories([[0], [2]]), n_items=7, top_k=4
+    )
     # Items 0, 3, 4 and 6 tie at no event: the lower row comes first.
     assert ranking.items.tolist() == [[2, 5, 1, 0]] * 2
     assert ranking.scores.tolist() == [[3, 2, 1, 0]] * 2
-    unseen = baselines.most_popular(
-        training, histories([[0], [2]]), n_items=7, top_k=4, remove_seen=True
+    unseen = ranked(
+        baselines.fit_most_popular,
+        training,
+        histories([[0], [2]]),
+        n_items=7,
+        top_k=4,
+        remove_seen=True,
     )
     assert unseen.items.tolist() == [[2, 5, 1, 3], [5, 1, 0, 3]]
 
@@ -67,8 +89,14 @@ def test_item_knn_equals_the_dense_formula(shrink: float, decay: float) -> None:
     norm = np.sqrt(np.diag(both))
     cosine = both / (np.outer(norm, norm) + shrink)
     np.fill_diagonal(cosine, 0)
-    ranking = baselines.item_knn(
-        training, inputs, n_items=N_ITEMS, top_k=5, shrink=shrink, decay=decay
+    ranking = ranked(
+        baselines.fit_item_knn,
+        training,
+        inputs,
+        n_items=N_ITEMS,
+        top_k=5,
+        shrink=shrink,
+        decay=decay,
     )
     check(ranking, dense(inputs, decay) @ cosine, top_k=5)
 
@@ -80,8 +108,14 @@ def test_ease_equals_the_dense_formula() -> None:
     inverse = np.linalg.inv(binary.T @ binary + 3.0 * np.eye(N_ITEMS))
     linear = -inverse / np.diag(inverse)
     np.fill_diagonal(linear, 0)
-    ranking = baselines.ease(
-        training, inputs, n_items=N_ITEMS, top_k=5, regularization=3.0, decay=0.7
+    ranking = ranked(
+        baselines.fit_ease,
+        training,
+        inputs,
+        n_items=N_ITEMS,
+        top_k=5,
+        regularization=3.0,
+        decay=0.7,
     )
     check(ranking, dense(inputs, 0.7) @ linear, top_k=5)
 
@@ -93,26 +127,28 @@ def test_a_triangle_larger_than_a_block_is_mirrored(monkeypatch: pytest.MonkeyPa
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     events = shop(2)
-    whole = baselines.item_knn(events, events, n_items=N_ITEMS, top_k=4)
+    whole = ranked(baselines.fit_item_knn, events, events, n_items=N_ITEMS, top_k=4)
     monkeypatch.setattr(baselines, "CHUNK_SCORES", 3 * N_ITEMS)
-    parts = baselines.item_knn(events, events, n_items=N_ITEMS, top_k=4)
+    parts = ranked(baselines.fit_item_knn, events, events, n_items=N_ITEMS, top_k=4)
     np.testing.assert_array_equal(whole.items, parts.items)
 
 
 def test_histories_are_not_touched() -> None:
     events = shop(3)
     before = events.items.copy()
-    baselines.item_knn(events, events, n_items=N_ITEMS, top_k=4)
+    ranked(baselines.fit_item_knn, events, events, n_items=N_ITEMS, top_k=4)
     np.testing.assert_array_equal(events.items, before)
 
 
-@pytest.mark.parametrize("baseline", [baselines.most_popular, baselines.item_knn, baselines.ease])
+@pytest.mark.parametrize(
+    "baseline", [baselines.fit_most_popular, baselines.fit_item_knn, baselines.fit_ease]
+)
 def test_removing_seen_items_equals_removing_them_from_the_full_list(
-    baseline: Callable[..., Rankings],
+    baseline: Callable[..., baselines.Ranker],
 ) -> None:
     events = shop(4)
-    full = baseline(events, events, n_items=N_ITEMS, top_k=N_ITEMS)
-    removed = baseline(events, events, n_items=N_ITEMS, top_k=N_ITEMS, remove_seen=True)
+    full = ranked(baseline, events, events, n_items=N_ITEMS, top_k=N_ITEMS)
+    removed = ranked(baseline, events, events, n_items=N_ITEMS, top_k=N_ITEMS, remove_seen=True)
     expected = evaluation.remove_seen(full, events)
     np.testing.assert_array_equal(removed.items, expected.items)
     np.testing.assert_array_equal(removed.scores, expected.scores)
@@ -120,24 +156,29 @@ def test_removing_seen_items_equals_removing_them_from_the_full_list(
 
 def test_seen_items_of_the_far_past_are_removed_too() -> None:
     long = histories([[0] + [1, 2] * 300])  # 0.5 ** 600 underflows
-    ranking = baselines.item_knn(long, long, n_items=4, top_k=4, decay=0.5, remove_seen=True)
+    ranking = ranked(
+        baselines.fit_item_knn, long, long, n_items=4, top_k=4, decay=0.5, remove_seen=True
+    )
     assert ranking.items.tolist() == [[3, -1, -1, -1]]
 
 
 def test_lists_are_no_longer_than_the_catalog() -> None:
     events = shop(5)
-    assert baselines.most_popular(events, events, n_items=N_ITEMS, top_k=50).items.shape[1] == 9
+    assert (
+        ranked(baselines.fit_most_popular, events, events, n_items=N_ITEMS, top_k=50).items.shape[1]
+        == 9
+    )
 
 
 def test_a_user_without_history_gets_a_list() -> None:
-    ranking = baselines.item_knn(shop(), histories([[], [1]]), n_items=N_ITEMS, top_k=3)
+    ranking = ranked(baselines.fit_item_knn, shop(), histories([[], [1]]), n_items=N_ITEMS, top_k=3)
     assert ranking.items[0].tolist() == [0, 1, 2]
     assert ranking.scores[0].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_ease_refuses_a_catalog_above_its_limit() -> None:
     with pytest.raises(ValueError, match="n_items") as caught:
-        baselines.ease(shop(), shop(), n_items=N_ITEMS, top_k=2, max_items=8)
+        ranked(baselines.fit_ease, shop(), shop(), n_items=N_ITEMS, top_k=2, max_items=8)
     assert str(caught.value) == (
         "`n_items`: expected at most 8 for EASE^R, got 9; "
         "leave EASE^R out, or raise `max_items` if memory for N x N floats is there"
@@ -146,18 +187,23 @@ def test_ease_refuses_a_catalog_above_its_limit() -> None:
 
 def test_ease_refuses_a_singular_matrix() -> None:
     with pytest.raises(ValueError, match=r"expected more than -40\.0 for a matrix"):
-        baselines.ease(shop(), shop(), n_items=N_ITEMS, top_k=2, regularization=-40.0)
+        ranked(baselines.fit_ease, shop(), shop(), n_items=N_ITEMS, top_k=2, regularization=-40.0)
 
 
 def test_rank_fits_without_the_last_two_and_ranks_from_all_but_the_last() -> None:
     events = shop(6)
     settings = EvaluationSettings()
-    ranked = baselines.rank(events, n_items=N_ITEMS, settings=settings, top_k=4)
-    assert list(ranked) == ["popular", "item_knn", "ease"]
-    expected = baselines.ease(
-        events.held_out(2), events.held_out(1), n_items=N_ITEMS, top_k=4, regularization=100
+    found = baselines.rank(events, n_items=N_ITEMS, settings=settings, top_k=4)
+    assert list(found) == ["popular", "item_knn", "ease"]
+    expected = ranked(
+        baselines.fit_ease,
+        events.held_out(2),
+        events.held_out(1),
+        n_items=N_ITEMS,
+        top_k=4,
+        regularization=100,
     )
-    np.testing.assert_array_equal(ranked["ease"].items, expected.items)
+    np.testing.assert_array_equal(found["ease"].items, expected.items)
     small = EvaluationSettings(ease_max_items=8)
     assert list(baselines.rank(events, n_items=N_ITEMS, settings=small, top_k=4)) == [
         "popular",
@@ -188,15 +234,16 @@ FIGURES = {  # HR@1, HR@5, HR@10, NDCG@5, NDCG@10 on the test split, tuned on va
 @pytest.mark.parametrize("remove_seen", [False, True])
 def test_figures_on_instruments(instruments: Histories, remove_seen: bool) -> None:
     settings = EvaluationSettings(remove_seen=remove_seen)
-    ranked = baselines.rank(instruments, n_items=6250, settings=settings, top_k=20)
+    found = baselines.rank(instruments, n_items=6250, settings=settings, top_k=20)
     for (name, removed), figures in FIGURES.items():
         if removed == remove_seen:
-            got = evaluation.metrics(ranked[name], instruments.target(1))
+            got = evaluation.metrics(found[name], instruments.target(1))
             assert list(got.values()) == pytest.approx(figures, abs=0.0003), name
 
 
 def test_figures_of_plain_item_knn_on_instruments(instruments: Histories) -> None:
-    ranking = baselines.item_knn(
+    ranking = ranked(
+        baselines.fit_item_knn,
         instruments.held_out(2),
         instruments.held_out(1),
         n_items=6250,

@@ -8,7 +8,7 @@ histories and rank from another: for the test, fit on the histories without thei
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,24 @@ CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
 MIRROR_ROWS = 1024  # rows copied at once when a triangle becomes a square
 
 
-class _Common(TypedDict):
-    """What every baseline takes."""
-
-    n_items: int
-    top_k: int
-    remove_seen: bool
-
-
 Scorer = Callable[[sparse.csr_array], NDArray[np.float32]]
+
+
+class Ranker(Protocol):
+    """A fitted baseline."""
+
+    def __call__(self, inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
+        """Rank the whole catalog for every history.
+
+        Args:
+            inputs: Histories (U users) to rank from.
+            top_k: Length of the lists.
+            remove_seen: Leave out the items of a user's input.
+
+        Returns:
+            Items (U, min(top_k, N)), ties by the lower row.
+        """
+        ...
 
 
 def rank(
@@ -56,75 +65,85 @@ def rank(
     Returns:
         "popular", "item_knn" and, up to `settings.ease_max_items` items, "ease".
     """
-    training, inputs = histories.held_out(2), histories.held_out(1)
-    common: _Common = {"n_items": n_items, "top_k": top_k, "remove_seen": settings.remove_seen}
-    rankings = {}
+    rankers = fit(histories.held_out(2), n_items=n_items, settings=settings, journal=journal)
+    inputs = histories.held_out(1)
+    return {
+        name: ranker(inputs, top_k=top_k, remove_seen=settings.remove_seen)
+        for name, ranker in rankers.items()
+    }
+
+
+def fit(
+    training: Histories,
+    *,
+    n_items: int,
+    settings: EvaluationSettings,
+    journal: Journal = SILENT,
+) -> dict[str, Ranker]:
+    """Fit every baseline that the catalog's size allows.
+
+    Args:
+        training: Histories without the events held out.
+        n_items: N.
+        settings: Of the room `evaluation`.
+        journal: Told what is done, and if EASE^R is left out.
+
+    Returns:
+        "popular", "item_knn" and, up to `settings.ease_max_items` items, "ease".
+    """
+    rankers: dict[str, Ranker] = {}
     with journal.track("baselines", total=3) as advance:
-        rankings["popular"] = most_popular(training, inputs, **common)
+        rankers["popular"] = fit_most_popular(training, n_items=n_items)
         advance(1)
-        rankings["item_knn"] = item_knn(
-            training, inputs, shrink=settings.item_knn_shrink, decay=settings.decay, **common
+        rankers["item_knn"] = fit_item_knn(
+            training, n_items=n_items, shrink=settings.item_knn_shrink, decay=settings.decay
         )
         advance(1)
         if n_items <= settings.ease_max_items:
-            rankings["ease"] = ease(
+            rankers["ease"] = fit_ease(
                 training,
-                inputs,
+                n_items=n_items,
                 regularization=settings.ease_lambda,
                 decay=settings.decay,
                 max_items=settings.ease_max_items,
-                **common,
             )
         else:
             journal.log("baselines.ease_skipped", n_items=n_items, limit=settings.ease_max_items)
         advance(1)
-    return rankings
+    return rankers
 
 
-def most_popular(
-    training: Histories,
-    inputs: Histories,
-    *,
-    n_items: int,
-    top_k: int,
-    remove_seen: bool = False,
-) -> Rankings:
+def fit_most_popular(training: Histories, *, n_items: int) -> Ranker:
     """Rank items by the number of their events; the same list for everyone but for seen items.
 
     Args:
         training: Histories that are counted.
-        inputs: Histories (U users) to rank from; only their items are used, and only to remove.
         n_items: N.
-        top_k: Length of the lists.
-        remove_seen: Leave out the items of a user's input.
 
     Returns:
-        Items (U, min(top_k, N)), scores = number of events; ties by the lower row.
+        A ranker whose scores are numbers of events.
     """
     counts = np.bincount(training.items, minlength=n_items).astype(np.float32)  # (N,)
-    # However many of them a user has seen, no list goes further down than these.
-    depth = top_k + (int(inputs.lengths().max(initial=0)) if remove_seen else 0)
-    pool = np.sort(np.argsort(-counts, kind="stable")[:depth]).astype(np.int32)
-    ranking = _rank(
-        lambda weights: np.tile(counts[pool], (weights.shape[0], 1)),
-        _weights(inputs, n_items=n_items, decay=1.0)[:, pool],
-        top_k=top_k,
-        remove_seen=remove_seen,
-    )
-    items = np.where(ranking.items < 0, np.int32(-1), pool[ranking.items])
-    return Rankings(items=items, scores=ranking.scores)
+
+    def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
+        # However many of them a user has seen, no list goes further down than these.
+        depth = top_k + (int(inputs.lengths().max(initial=0)) if remove_seen else 0)
+        pool = np.sort(np.argsort(-counts, kind="stable")[:depth]).astype(np.int32)
+        ranking = _rank(
+            lambda weights: np.tile(counts[pool], (weights.shape[0], 1)),
+            _weights(inputs, n_items=n_items, decay=1.0)[:, pool],
+            top_k=top_k,
+            remove_seen=remove_seen,
+        )
+        items = np.where(ranking.items < 0, np.int32(-1), pool[ranking.items])
+        return Rankings(items=items, scores=ranking.scores)
+
+    return ranker
 
 
-def item_knn(
-    training: Histories,
-    inputs: Histories,
-    *,
-    n_items: int,
-    top_k: int,
-    shrink: float = 50.0,
-    decay: float = 0.8,
-    remove_seen: bool = False,
-) -> Rankings:
+def fit_item_knn(
+    training: Histories, *, n_items: int, shrink: float = 50.0, decay: float = 0.8
+) -> Ranker:
     """Rank items by their cosine to the items of the input.
 
     The similarity of two items is `n_both / (sqrt(n_a * n_b) + shrink)` over the users of
@@ -132,15 +151,12 @@ def item_knn(
 
     Args:
         training: Histories from which the similarities come.
-        inputs: Histories (U users) to rank from.
         n_items: N.
-        top_k: Length of the lists.
         shrink: Added to the denominator: little evidence counts less.
         decay: Weight of an input event relative to the next later one.
-        remove_seen: Leave out the items of a user's input.
 
     Returns:
-        Items (U, min(top_k, N)), scores = weighted sum of cosines; ties by the lower row.
+        A ranker whose scores are weighted sums of cosines.
     """
     users = _binary(training, n_items=n_items)
     both = (users.T @ users).tocoo()  # (N, N)
@@ -150,41 +166,39 @@ def item_knn(
     row, column = row[other], column[other]
     cosine = both.data[other] / (norms[row] * norms[column] + np.float32(shrink))
     similar = sparse.csr_array((cosine, (row, column)), shape=(n_items, n_items))
-    return _rank(
-        lambda weights: (weights @ similar).toarray(),
-        _weights(inputs, n_items=n_items, decay=decay),
-        top_k=top_k,
-        remove_seen=remove_seen,
-    )
+
+    def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
+        return _rank(
+            lambda weights: (weights @ similar).toarray(),
+            _weights(inputs, n_items=n_items, decay=decay),
+            top_k=top_k,
+            remove_seen=remove_seen,
+        )
+
+    return ranker
 
 
-def ease(
+def fit_ease(
     training: Histories,
-    inputs: Histories,
     *,
     n_items: int,
-    top_k: int,
     regularization: float = 100.0,
     decay: float = 0.8,
-    remove_seen: bool = False,
     max_items: int = 20_000,
-) -> Rankings:
-    """Rank by EASE^R, the linear item-to-item model with a closed form.
+) -> Ranker:
+    """Fit EASE^R, the linear item-to-item model with a closed form.
 
     With P the inverse of `X'X + lambda I`, the weights are `-P_ij / P_jj`, 0 on the diagonal.
 
     Args:
         training: Histories from which the users-by-items matrix X of zeros and ones comes.
-        inputs: Histories (U users) to rank from.
         n_items: N.
-        top_k: Length of the lists.
         regularization: Lambda.
         decay: Weight of an input event relative to the next later one.
-        remove_seen: Leave out the items of a user's input.
         max_items: The largest N that is tried: memory grows with its square, time with its cube.
 
     Returns:
-        Items (U, min(top_k, N)); ties by the lower row.
+        A ranker.
 
     Raises:
         ValueError: If N is above `max_items`, or lambda too small for the matrix to be inverted.
@@ -198,12 +212,16 @@ def ease(
             "leave EASE^R out, or raise `max_items` if memory for N x N floats is there"
         )
     linear = _ease_weights(_binary(training, n_items=n_items), regularization=regularization)
-    return _rank(
-        lambda weights: weights @ linear,
-        _weights(inputs, n_items=n_items, decay=decay),
-        top_k=top_k,
-        remove_seen=remove_seen,
-    )
+
+    def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
+        return _rank(
+            lambda weights: weights @ linear,
+            _weights(inputs, n_items=n_items, decay=decay),
+            top_k=top_k,
+            remove_seen=remove_seen,
+        )
+
+    return ranker
 
 
 def _ease_weights(users: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:

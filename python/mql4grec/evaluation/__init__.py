@@ -1,0 +1,30 @@
+"""Item-level HR@k and NDCG@k, late fusion of rankings, and how sure the figures are.
+
+This room knows rankings, targets and the rules by which several rankings become one. It does not
+know how a ranking was made. Every user counts: one whose target is not listed is a miss. Its parts:
+
+    figures    HR and NDCG
+    lists      lists side by side, seen items removed
+    fusion     text and image: the authors' rule, or a weighted mean of log-probabilities
+    intervals  bootstrap over users
+    summary    what `evaluation/metrics.json` holds
+"""
+
+from mql4grec.evaluation.figures import METRICS, gains, metrics
+from mql4grec.evaluation.fusion import AUTHORS_N_TOKENS, assemble, fuse
+from mql4grec.evaluation.intervals import bootstrap, bootstrap_difference
+from mql4grec.evaluation.lists import remove_seen
+from mql4grec.evaluation.summary import evaluate
+
+__all__ = [
+    "AUTHORS_N_TOKENS",
+    "METRICS",
+    "assemble",
+    "bootstrap",
+    "bootstrap_difference",
+    "evaluate",
+    "fuse",
+    "gains",
+    "metrics",
+    "remove_seen",
+]
