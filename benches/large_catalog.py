@@ -43,6 +43,7 @@ SMALL = TranslatorSettings(
     sk_epsilons=(0.0,) * 4,
     kmeans_iters=20,
     warmup_steps=300,
+    kmeans_balance=0,
     epochs=2,
 )
 

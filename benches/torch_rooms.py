@@ -76,7 +76,9 @@ def bench_translator(runtime: Runtime, scale: float) -> dict[str, Any]:
     vectors = (vectors + 0.5 * generator.normal(size=vectors.shape)).astype(np.float32)
     shop = Embeddings("Bench", "text", "none", vectors, np.ones(n_items, bool))
     epochs = max(int(TRANSLATOR_EPOCHS * scale), 1)
-    settings = TranslatorSettings(epochs=epochs, eval_step=epochs, warmup_steps=10)
+    settings = TranslatorSettings(
+        epochs=epochs, eval_step=epochs, warmup_steps=10, kmeans_balance=0, refit_epochs=0
+    )
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         translator.train([shop], settings, folder=Path(folder), runtime=runtime)

@@ -42,6 +42,13 @@ Rows = NDArray[np.float32]
 LAYERS = {"paper": (2048, 1024, 512, 256, 128, 64), "small": (512, 256, 128)}
 PEAK = 989e12  # operations per second of an H100 in bfloat16, by its data sheet
 REFIT = 20  # epochs; a tenth of them all if there are fewer than 200
+PAPER = {
+    "e_dim": 32,
+    "warmup_steps": 0,
+    "kmeans_balance": 0,
+    "refit_epochs": 0,
+    "keep": "collision_rate",
+}
 BALANCED = {"warmup_steps": 100, "kmeans_balance": 0.003}
 RECIPES: dict[str, dict[str, Any]] = {
     "the paper's": {},
@@ -112,7 +119,7 @@ def clock() -> float:
 
 def settings_of(options: argparse.Namespace, **changes: Any) -> TranslatorSettings:
     """Make the settings of a training."""
-    base = {
+    base = PAPER | {
         "num_emb_list": (options.codes,) * 4,
         "epochs": options.epochs,
         "eval_step": options.epochs,  # the last network is looked at, whatever `keep` says

@@ -23,6 +23,7 @@ RUNTIME = Runtime(seed=3)
 
 def settings(**changes: object) -> TranslatorSettings:
     base = {"kind": "rqkmeans", "e_dim": 4, "num_emb_list": (8, 8, 4), "sk_epsilons": (0, 0, 0)}
+    base |= {"kmeans_balance": 0}
     return TranslatorSettings.model_validate(base | changes)
 
 

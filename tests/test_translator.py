@@ -35,6 +35,10 @@ SMALL = TranslatorSettings(
     epochs=6,
     eval_step=2,
     kmeans_iters=10,
+    warmup_steps=0,
+    kmeans_balance=0,
+    refit_epochs=0,
+    keep="collision_rate",
 )
 
 

@@ -22,6 +22,7 @@ TINY = (
     "translator.sk_epsilons=[0, 0, 0.003]",
     "translator.epochs=6",
     "translator.warmup_steps=5",
+    "translator.refit_epochs=3",
     "recommender.d_model=16",
     "recommender.d_ff=32",
     "recommender.d_kv=8",
