@@ -242,6 +242,53 @@ def test_a_changed_setting_is_done_anew(finished: Path, tmp_path: Path) -> None:
     assert found["fused"] == found["text"]
 
 
+def test_rankings_are_combined_with_weights_of_the_validation_split(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder, mine = tmp_path / "run", tmp_path / "mine.parquet"
+    shutil.copytree(finished, folder)
+    pl.read_parquet(finished / "evaluation/rankings/item_knn.parquet").write_parquet(mine)
+    files = f"evaluation.files=[{{name: mine, test: {mine}, validation: {mine}}}]"
+    settings = tiny.settings(
+        folder, "evaluation.combine=[text, ease, mine]", "evaluation.combine_users=30", files
+    )
+    assert pipeline.run(settings, journal=SILENT) == [
+        "evaluate validation", "evaluate metrics", "report",
+    ]  # fmt: skip
+    found = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    names = ["text", "image", "fused", "combined", "popular", "item_knn", "ease", "sasrec", "mine"]
+    assert list(found["rankings"]) == names
+    assert found["rankings"]["mine"] == found["rankings"]["item_knn"]
+    assert metrics_of(folder)["text"] == metrics_of(finished)["text"]
+    combination = found["combination"]
+    assert list(combination["weights"]) == ["text", "ease", "mine"]
+    assert sum(combination["weights"].values()) == pytest.approx(1)
+    assert combination["n_users"] == 30
+    with np.load(folder / "validation" / "text.npz") as arrays:
+        assert arrays["items"].shape == (30, 10)
+    assert not (folder / "validation" / "image.npz").exists()
+    assert pipeline.run(settings, journal=SILENT) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "absent"),
+    [
+        (("embeddings.image.kind=none", "recommender.finetune.tasks=[seqrec]"), "image"),
+        (("sasrec.enabled=false",), "sasrec"),
+    ],
+)
+def test_only_rankings_that_are_made_can_be_combined(
+    tmp_path: Path, values: tuple[str, ...], absent: str
+) -> None:
+    settings = tiny.settings(tmp_path, *values, "evaluation.combine=[text, image, sasrec]")
+    with pytest.raises(ConfigError) as caught:
+        plan(settings)
+    assert str(caught.value) == (
+        f"`evaluation.combine`: expected rankings that this run makes, got ['{absent}']; leave "
+        "them out, or turn on what makes them"
+    )
+
+
 def test_quality_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

@@ -163,7 +163,7 @@ def test_windows_by_hand() -> None:
 
 def test_selected_histories() -> None:
     events = histories([[1, 2], [], [3], [4, 5, 6]])
-    some = windows.select(events, np.array([3, 1, 0]))
+    some = events.of_users(np.array([3, 1, 0]))
     assert [some.of(user).tolist() for user in range(3)] == [[4, 5, 6], [], [1, 2]]
 
 

@@ -34,6 +34,13 @@ class Histories:
         """Count every user's events: int64 (U,)."""
         return np.diff(self.offsets)
 
+    def of_users(self, users: NDArray[np.int64]) -> Histories:
+        """Take the histories of some users, rows int64, in the order that they are given in."""
+        lengths = self.lengths()[users]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        shift = np.repeat(self.offsets[users] - offsets[:-1], lengths)
+        return Histories(offsets=offsets, items=self.items[np.arange(offsets[-1]) + shift])
+
     def held_out(self, n: int) -> Histories:
         """Give every history without its last `n` events; shorter ones become empty.
 

@@ -26,6 +26,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
+RANKINGS = ("text", "image", "fused", "combined", "popular", "item_knn", "ease", "sasrec")
 PAPER_TASKS: tuple[Task, ...] = ("seqrec", "seqimage", "item2image", "image2item", "fusionseqrec")
 
 
@@ -311,17 +312,47 @@ class DecodingSettings(Record):
     graphs: bool = False  # on a CUDA device: launch a batch's kernels together, as a CUDA graph
 
 
+class RankingFileSettings(Record):
+    """A ranking from elsewhere: Parquet as in a run's `evaluation/rankings`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_\-]+$")
+    test: Path  # user_id, rank, item_id, score; made without the users' last events
+    validation: Path  # the same, made without their last two
+
+
 class EvaluationSettings(Record):
     """Room `evaluation`: fusion, baselines, intervals."""
 
     fusion: Literal["alpha", "authors"] = "alpha"
     alpha: Fraction = 0.5  # weight of the text ranking
     remove_seen: bool = False  # keep items of the history out of all rankings, baselines too
+    combine: tuple[str, ...] = ()
+    """Rankings that become one more, "combined": two or more of "text", "image", "popular",
+    "item_knn", "ease", "sasrec" and the names of `files`. Their probabilities are averaged with
+    weights that are chosen on the last but one events; with "text" or "image" among them, decoding
+    is done for some users' validation histories too."""
+    combine_users: Positive = 2000  # whose last but one events the weights are chosen on
+    files: tuple[RankingFileSettings, ...] = ()
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)
     ease_lambda: float = Field(default=100, gt=0)
     decay: Fraction = 0.8  # of a history event's weight per later event, item-kNN and EASE^R
     ease_max_items: Positive = 20_000  # EASE^R inverts an N x N matrix
+
+    @model_validator(mode="after")
+    def _lists_that_there_are(self) -> Self:
+        given = [file.name for file in self.files]
+        if len({*RANKINGS, *given}) < len(RANKINGS) + len(given):
+            raise ValueError(
+                f"`files`: expected distinct names, none of {list(RANKINGS)}, got {given}"
+            )
+        known = [name for name in RANKINGS if name not in ("fused", "combined")] + given
+        names = self.combine
+        if len(names) == 1 or len(set(names)) < len(names) or not set(names) <= set(known):
+            raise ValueError(
+                f"`combine`: expected none, or two or more of {known}, each once, got {list(names)}"
+            )
+        return self
 
 
 class SasrecSettings(Record):

@@ -3,13 +3,15 @@
 This room knows rankings, targets and the rules by which several rankings become one. It does not
 know how a ranking was made. Every user counts: one whose target is not listed is a miss. Its parts:
 
-    figures    HR and NDCG
-    lists      lists side by side, seen items removed
-    fusion     text and image: the authors' rule, or a weighted mean of log-probabilities
-    intervals  bootstrap over users
-    summary    what `evaluation/metrics.json` holds
+    figures     HR and NDCG
+    lists       lists side by side, seen items removed
+    fusion      text and image: the authors' rule, or a weighted mean of log-probabilities
+    combination any number of lists: calibrated probabilities, averaged
+    intervals   bootstrap over users
+    summary     what `evaluation/metrics.json` holds
 """
 
+from mql4grec.evaluation.combination import Calibration, Combination, calibrate, combine, fit
 from mql4grec.evaluation.figures import METRICS, gains, metrics
 from mql4grec.evaluation.fusion import AUTHORS_N_TOKENS, assemble, fuse
 from mql4grec.evaluation.intervals import bootstrap, bootstrap_difference
@@ -19,10 +21,15 @@ from mql4grec.evaluation.summary import evaluate
 __all__ = [
     "AUTHORS_N_TOKENS",
     "METRICS",
+    "Calibration",
+    "Combination",
     "assemble",
     "bootstrap",
     "bootstrap_difference",
+    "calibrate",
+    "combine",
     "evaluate",
+    "fit",
     "fuse",
     "gains",
     "metrics",

@@ -23,7 +23,7 @@ fetched from anywhere. It does not know where a run keeps its files: the pipelin
 from mql4grec.report.examples import choose_examples
 from mql4grec.report.page import write
 from mql4grec.report.quality import prefix_lines
-from mql4grec.report.rankings import write_rankings
+from mql4grec.report.rankings import read_rankings, write_rankings
 from mql4grec.report.recommendations import (
     Recommendation,
     as_json,
@@ -40,6 +40,7 @@ __all__ = [
     "check_suffix",
     "choose_examples",
     "prefix_lines",
+    "read_rankings",
     "write",
     "write_rankings",
     "write_recommendations",

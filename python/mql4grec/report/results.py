@@ -21,7 +21,7 @@ from mql4grec.report.markup import (
     text,
 )
 
-GENERATIVE = {"fused": "Fused", "text": "Text", "image": "Image"}
+GENERATIVE = {"combined": "Combined", "fused": "Fused", "text": "Text", "image": "Image"}
 BASELINES = {
     "popular": "Most popular",
     "item_knn": "Item-kNN",

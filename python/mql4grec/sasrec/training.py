@@ -31,7 +31,7 @@ from mql4grec.runtime import SILENT, Journal, Runtime
 from mql4grec.sasrec import checkpoint
 from mql4grec.sasrec.checkpoint import Position
 from mql4grec.sasrec.network import SASRec, summed_loss
-from mql4grec.sasrec.windows import SCORES, Windows, cut, last_windows, select, training_windows
+from mql4grec.sasrec.windows import SCORES, Windows, cut, last_windows, training_windows
 
 WEIGHTS, SIZES, HISTORY = "model.safetensors", "config.json", "history.json"
 SIZE_SETTINGS = ("d_model", "num_heads", "num_layers", "dropout", "max_his_len")
@@ -222,7 +222,7 @@ def _prepare(
         network=network,
         optimizer=optimizer,
         windows=windows,
-        inputs=select(training, users),
+        inputs=training.of_users(users),
         targets=histories.items[histories.offsets[users + 1] - 2],
         settings=settings,
         folder=folder,

@@ -62,14 +62,6 @@ def last_windows(histories: Histories, *, max_his_len: int) -> Windows:
     return Windows(histories.items, histories.offsets[1:] - lengths, lengths)
 
 
-def select(histories: Histories, users: NDArray[np.int64]) -> Histories:
-    """Take the histories of some users, in the order that they are given in."""
-    lengths = histories.lengths()[users]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    places = np.arange(offsets[-1]) + np.repeat(histories.offsets[users] - offsets[:-1], lengths)
-    return Histories(offsets, histories.items[places])
-
-
 def cut(windows: Windows, which: NDArray[np.int64], *, n_items: int) -> Iterator[NDArray[np.int64]]:
     """Cut the windows of one optimizer step into forward passes of similar length, longest first.
 

@@ -14,10 +14,17 @@ from typing import Any
 from mql4grec.config import MODALITIES, DatasetSettings, Settings, TrainingSettings
 from mql4grec.errors import ConfigError
 from mql4grec.stages.context import SEQUENCE_TASK, Stage, encoded, modalities
+from mql4grec.stages.evaluation import (
+    combined_modalities,
+    decode,
+    decode_validation,
+    evaluate,
+    train_sasrec,
+)
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
 from mql4grec.stages.page import report
 from mql4grec.stages.quality import measure_quality
-from mql4grec.stages.training import decode, evaluate, finetune, pretrain, train_sasrec
+from mql4grec.stages.training import finetune, pretrain
 
 
 def plan(settings: Settings) -> list[Stage]:
@@ -40,12 +47,28 @@ def plan(settings: Settings) -> list[Stage]:
                 f"rank by {modality} codes, got {list(settings.recommender.finetune.tasks)}; add "
                 "it, or leave the modality out"
             )
+    _check_combined(settings)
     stages = [*_plan_items(settings), *_plan_training(settings)]
     names = [stage.name for stage in stages]
     return [
         dataclasses.replace(stage, needs=tuple(n for n in stage.needs if n in names))
         for stage in stages
     ]
+
+
+def _check_combined(settings: Settings) -> None:
+    """Check that the rankings to be combined are those of a shop and settings that have them."""
+    absent = [
+        name
+        for name in settings.evaluation.combine
+        if (name in MODALITIES and name not in modalities(settings, settings.target))
+        or (name == "sasrec" and not settings.sasrec.enabled)
+    ]
+    if absent:
+        raise ConfigError(
+            f"`evaluation.combine`: expected rankings that this run makes, got {absent}; leave "
+            "them out, or turn on what makes them"
+        )
 
 
 def _plan_items(settings: Settings) -> Iterator[Stage]:
@@ -105,12 +128,20 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     remove_seen = settings.evaluation.remove_seen
     covers = (settings.decoding.model_dump(mode="json"), target, remove_seen)
     yield Stage("evaluate", "decoding", "decoding", covers, ("finetune",), decode)
+    if combined := combined_modalities(settings):
+        covers = (*covers, combined, settings.evaluation.combine_users, settings.seed)
+        yield Stage(
+            "evaluate", "validation", "validation", covers, ("finetune",), decode_validation
+        )
     if settings.sasrec.enabled:
         recipe = settings.sasrec.model_dump(mode="json", exclude={"enabled"})
         covers, needs = (recipe, settings.seed, target), (f"prepare {target}",)
         yield Stage("evaluate", "sasrec", "sasrec", covers, needs, train_sasrec)
-    covers = (settings.evaluation.model_dump(mode="json"), settings.seed)
-    needs = ("evaluate decoding", "evaluate sasrec")
+    given = [
+        _identity(p) for file in settings.evaluation.files for p in (file.test, file.validation)
+    ]
+    covers = (settings.evaluation.model_dump(mode="json"), given, settings.seed)
+    needs = ("evaluate decoding", "evaluate validation", "evaluate sasrec")
     yield Stage("evaluate", "metrics", "evaluation", covers, needs, evaluate)
     covers = (settings.report.model_dump(mode="json"), settings.name, settings.seed)
     needs = ("quality", "evaluate metrics")

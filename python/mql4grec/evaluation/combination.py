@@ -1,0 +1,239 @@
+"""Any number of rankings become one: calibrated probabilities, averaged with weights.
+
+Scores of different sources are of different kinds. Each list's are turned into probabilities, by
+two numbers that are fitted on users whose next item is known and held out: a temperature, and how
+often the list lacks that item. What a list does not have is so given its floor, not nothing. The
+weights of the mean are chosen by the same events, never by those of the test.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mql4grec.decoding import Rankings
+from mql4grec.evaluation.lists import align, best_first
+
+STEPS = 10  # weights are multiples of a tenth
+CHUNK = 4096  # users that are combined together
+HALVINGS = 50  # of the range in which a temperature is looked for, on a logarithmic scale
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the scores of one list become probabilities.
+
+    Attributes:
+        temperature: What scores are divided by before the softmax over the list.
+        absent: Probability that the next item is none of the list's.
+    """
+
+    temperature: float
+    absent: float
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How several lists become one, by the lists' names.
+
+    Attributes:
+        calibrations: Of each list.
+        weights: Of each list's probabilities; they sum to 1.
+        ndcg: NDCG@10 of the combined list for the users that it was fitted on.
+        n_users: How many these were.
+    """
+
+    calibrations: dict[str, Calibration]
+    weights: dict[str, float]
+    ndcg: float
+    n_users: int
+
+
+def calibrate(rankings: Rankings, targets: NDArray[np.int32]) -> Calibration:
+    """Fit the two numbers of a list by the likelihood of the targets.
+
+    Args:
+        rankings: Items (U, M).
+        targets: int32 (U,), what each user took next.
+
+    Returns:
+        The temperature under which the listed targets are most probable (at most a thousand times
+        the spread of the scores, where scores say nothing), and the share of users whose target is
+        not listed, as if one more user each way had been seen.
+    """
+    hits = rankings.items == targets[:, None]
+    listed = hits.any(axis=1)
+    absent = (int(np.count_nonzero(~listed)) + 1) / (len(targets) + 2)
+    scores = rankings.scores[listed].astype(np.float64)
+    real = rankings.items[listed] >= 0
+    spread = float(scores[real].std()) if real.any() else 0.0
+    if spread == 0:
+        return Calibration(temperature=1.0, absent=absent)
+    own = scores[hits[listed]]  # (listed users,)
+    scores = np.where(real, scores / spread, -np.inf)
+    low, high = np.log(1e-3), np.log(1e3)  # of 1 / temperature: the slope grows with it
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        probabilities = _softmax(scores * np.exp(middle))
+        expected = (probabilities * np.where(real, scores, 0.0)).sum(axis=1)
+        if (expected - own / spread).mean() < 0:
+            low = middle
+        else:
+            high = middle
+    return Calibration(temperature=spread / float(np.exp((low + high) / 2)), absent=absent)
+
+
+def fit(
+    rankings: Mapping[str, Rankings], targets: NDArray[np.int32], *, n_items: int
+) -> Combination:
+    """Calibrate every list and choose the weights with the highest NDCG@10.
+
+    All weights that are multiples of a tenth are tried; of equally good ones those nearest to equal
+    weights are taken, then the first.
+
+    Args:
+        rankings: Two or more, of the same users, by name.
+        targets: int32 (U,), what each of them took next.
+        n_items: N.
+
+    Raises:
+        ValueError: If there are fewer than two rankings, or the numbers of users differ.
+    """
+    _check(rankings)
+    lists = list(rankings.values())
+    if len(targets) != len(lists[0].items):
+        raise ValueError(
+            f"`targets`: expected shape ({len(lists[0].items)},) to match `rankings`, got "
+            f"{targets.shape}; give one target per ranked user"
+        )
+    calibrations = [calibrate(one, targets) for one in lists]
+    items, scores = align(lists)
+    probabilities = _probabilities(scores, calibrations, n_items=n_items)  # (P, U, W)
+    is_target = (items == targets[:, None]) & (items >= 0)
+    found = is_target.any(axis=1)  # others are missed whatever the weights
+    items, is_target = items[found], is_target[found]
+    probabilities = probabilities[:, found]
+    best: tuple[float, float, tuple[int, ...]] | None = None
+    for parts in _parts(len(lists)):
+        ndcg = _ndcg(items, _mean(probabilities, parts), is_target) / len(targets)
+        unequal = sum((part - STEPS / len(parts)) ** 2 for part in parts)
+        if best is None or (round(ndcg, 9), -unequal) > (round(best[0], 9), -best[1]):
+            best = (ndcg, unequal, parts)
+    assert best is not None  # there is always some combination
+    return Combination(
+        calibrations=dict(zip(rankings, calibrations, strict=True)),
+        weights={name: part / STEPS for name, part in zip(rankings, best[2], strict=True)},
+        ndcg=best[0],
+        n_users=len(targets),
+    )
+
+
+def combine(
+    rankings: Mapping[str, Rankings], combination: Combination, *, n_items: int, top_k: int
+) -> Rankings:
+    """Average the calibrated probabilities of several lists.
+
+    Args:
+        rankings: Of the same users, by the names of `combination`.
+        combination: From `fit`.
+        n_items: N.
+        top_k: Length of the combined lists.
+
+    Returns:
+        Items (U, top_k), best first, scores = logarithm of the mean probability; ties by the lower
+        row. Items that no list has are not looked at.
+
+    Raises:
+        ValueError: If a list is missing, or the numbers of users differ.
+    """
+    if set(rankings) != set(combination.weights):
+        raise ValueError(
+            f"`rankings`: expected {sorted(combination.weights)} as fitted, got "
+            f"{sorted(rankings)}; give the same lists"
+        )
+    _check(rankings)
+    calibrations = [combination.calibrations[name] for name in rankings]
+    parts = tuple(round(STEPS * combination.weights[name]) for name in rankings)
+    lists = list(rankings.values())
+    n_users = len(lists[0].items)
+    items = np.empty((n_users, top_k), np.int32)
+    scores = np.empty((n_users, top_k), np.float32)
+    for start in range(0, n_users, CHUNK):
+        rows = slice(start, start + CHUNK)
+        chunk, found = align([Rankings(one.items[rows], one.scores[rows]) for one in lists])
+        mean = _mean(_probabilities(found, calibrations, n_items=n_items), parts)
+        best = best_first(chunk, np.log(np.maximum(mean, 1e-300)), top_k=top_k)
+        items[rows], scores[rows] = best.items, best.scores
+    return Rankings(items=items, scores=scores)
+
+
+def _check(rankings: Mapping[str, Rankings]) -> None:
+    if len(rankings) < 2:
+        raise ValueError(
+            f"`rankings`: expected two or more, got {list(rankings)}; name what is to be combined"
+        )
+    n_users = {name: len(one.items) for name, one in rankings.items()}
+    if len(set(n_users.values())) > 1:
+        raise ValueError(
+            f"`rankings`: expected the same users in all, got {n_users}; rank them all"
+        )
+
+
+def _probabilities(
+    scores: NDArray[np.float64], calibrations: Sequence[Calibration], *, n_items: int
+) -> NDArray[np.float64]:
+    """Turn aligned scores (P, U, W), NaN where a list lacks the item, into probabilities.
+
+    The items that a list lacks share what it leaves, but none has more than its last one; a user
+    without a list has them all alike.
+    """
+    out = np.empty_like(scores)
+    for own, calibration, target in zip(scores, calibrations, out, strict=True):
+        listed = ~np.isnan(own)
+        n_listed = listed.sum(axis=1, keepdims=True)
+        shares = _softmax(np.where(listed, own / calibration.temperature, -np.inf))
+        shares *= 1 - calibration.absent
+        lowest = np.min(shares, axis=1, where=listed, initial=1.0, keepdims=True)
+        floor = np.minimum(calibration.absent / np.maximum(n_items - n_listed, 1), lowest)
+        floor = np.where(n_listed > 0, floor, 1 / n_items)
+        target[:] = np.where(listed, shares, floor)
+    return out
+
+
+def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give probabilities along the last axis; -inf is none, and a row of them stays 0."""
+    top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    powers = np.exp(scores - np.where(np.isneginf(top), 0.0, top))
+    total = powers.sum(axis=-1, keepdims=True)
+    return powers / np.where(total > 0, total, 1.0)
+
+
+def _mean(probabilities: NDArray[np.float64], parts: Sequence[int]) -> NDArray[np.float64]:
+    """Average (P, U, W) with weights of so many tenths, in one order whoever asks."""
+    mean = np.zeros(probabilities.shape[1:])
+    for part, own in zip(parts, probabilities, strict=True):
+        if part:
+            mean += part * own
+    return mean / STEPS
+
+
+def _ndcg(
+    items: NDArray[np.int32], scores: NDArray[np.float64], is_target: NDArray[np.bool_]
+) -> float:
+    """Sum NDCG@10 over users whose target is among the items; ties go to the earlier column."""
+    own = scores[is_target][:, None]
+    column = is_target.argmax(axis=1)[:, None]
+    ahead = (scores > own) | ((scores == own) & (np.arange(items.shape[1]) < column))
+    place = (ahead & (items >= 0)).sum(axis=1)
+    return float((1 / np.log2(place[place < 10] + 2)).sum())
+
+
+def _parts(n_lists: int) -> Iterator[tuple[int, ...]]:
+    """List all ways to share STEPS tenths among lists."""
+    for cuts in itertools.combinations(range(STEPS + n_lists - 1), n_lists - 1):
+        ends = (-1, *cuts, STEPS + n_lists - 1)
+        yield tuple(after - before - 1 for before, after in itertools.pairwise(ends))
