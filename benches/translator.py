@@ -43,7 +43,6 @@ LAYERS = {"paper": (2048, 1024, 512, 256, 128, 64), "small": (512, 256, 128)}
 PEAK = 989e12  # operations per second of an H100 in bfloat16, by its data sheet
 REFIT = 20  # epochs; a tenth of them all if there are fewer than 200
 PAPER = {
-    "e_dim": 32,
     "warmup_steps": 0,
     "kmeans_balance": 0,
     "refit_epochs": 0,

@@ -129,7 +129,7 @@ class TranslatorSettings(Record):
     trained: Path | None = None
     """Folder `translator` of an earlier run, used as it is; None: translators are trained."""
     layers: tuple[Positive, ...] = (2048, 1024, 512, 256, 128, 64)  # hidden widths of the encoder
-    e_dim: Positive = 16  # (32)
+    e_dim: Positive = 32
     num_emb_list: tuple[Annotated[int, Field(ge=2, le=65536)], ...] = Field(
         default=(256, 256, 256, 256), min_length=2, max_length=8
     )
@@ -326,6 +326,8 @@ class EvaluationSettings(Record):
     fusion: Literal["alpha", "authors"] = "alpha"
     alpha: Fraction = 0.5  # weight of the text ranking
     remove_seen: bool = False  # keep items of the history out of all rankings, baselines too
+    compare_seen: bool = False
+    """Report all rankings with seen items kept and removed; decoding is done twice."""
     combine: tuple[str, ...] = ()
     """Rankings that become one more, "combined": two or more of "text", "image", "popular",
     "item_knn", "ease", "sasrec" and the names of `files`. Their probabilities are averaged with
