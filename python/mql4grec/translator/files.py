@@ -54,12 +54,12 @@ def load(folder: Path) -> RQVAE:
         ArtifactError: If a file is missing or broken, or the weights are not those that the record
             beside them is of.
     """
-    path = folder / f"{name_of('collision_rate')}.safetensors"
+    usual = folder / f"{name_of('collision_rate')}.json"
+    first = next(iter(sorted(folder.glob("*_model.json"))), usual)  # all say which one is kept
+    origin = read_json(first, made_by=COMMAND).get("origin", {})
+    kept = origin.get("settings", {}).get("keep", "collision_rate")
+    path = folder / f"{name_of(kept)}.safetensors"
     record = read_json(path.with_suffix(".json"), made_by=COMMAND)
-    kept = record.get("origin", {}).get("settings", {}).get("keep", "collision_rate")
-    if kept != "collision_rate":
-        path = folder / f"{name_of(kept)}.safetensors"
-        record = read_json(path.with_suffix(".json"), made_by=COMMAND)
     weights, _ = read_tensors(require(path, made_by=COMMAND))
     if record.get("sha256", _hash(path)) != _hash(path):
         raise ArtifactError(
