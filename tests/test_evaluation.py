@@ -286,6 +286,7 @@ def test_evaluate_builds_what_metrics_json_holds() -> None:
         "rankings",
         "intervals",
         "differences",
+        "significance",
         "settings",
     ]
     assert (content["n_users"], content["n_items"]) == (30, N_ITEMS)
@@ -299,6 +300,66 @@ def test_evaluate_builds_what_metrics_json_holds() -> None:
     for name, pair in paired.items():
         assert content["differences"]["fused - text"][name] == pytest.approx(pair)
     assert content["settings"]["n_bootstrap"] == 50
+
+
+def test_significance_equals_a_plain_loop() -> None:
+    found = {"text": random_rankings(1), "popular": random_rankings(3), "ease": random_rankings(4)}
+    targets = np.arange(30, dtype=np.int32) % N_ITEMS
+    content = evaluation.evaluate(
+        found, targets, n_items=N_ITEMS, settings=EvaluationSettings(n_bootstrap=200), seed=3
+    )
+    assert list(content["significance"]) == ["text"]
+    for metric in ("NDCG@10", "HR@10"):
+        told = content["significance"]["text"][metric]
+        figures = {name: evaluation.metrics(found[name], targets)[metric] for name in found}
+        best = max(("popular", "ease"), key=lambda name: figures[name])
+        assert told["baseline"] == best
+        assert told["difference"] == pytest.approx(figures["text"] - figures[best])
+        column = evaluation.METRICS.index(metric)
+        ours = evaluation.gains(found["text"], targets)[:, column]
+        theirs = evaluation.gains(found[best], targets)[:, column]
+        generator = np.random.default_rng(3)
+        draws, below, above = [], 1, 1
+        for _ in range(200):
+            total = 0.0
+            for user in generator.integers(30, size=30):
+                total += ours[user] - theirs[user]
+            draws.append(total / 30)
+        for draw in draws:
+            below += draw <= 1e-12
+            above += draw >= -1e-12
+        assert told["interval"] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist())
+        assert told["p_value"] == pytest.approx(min(1.0, 2 * min(below, above) / 201), abs=0.02)
+
+
+def test_p_values() -> None:
+    ranked = rankings(np.tile(np.arange(10), (400, 1)).tolist())
+    worse = rankings(np.tile([*range(5), *range(15, 20)], (400, 1)).tolist())
+    targets = np.random.default_rng(0).integers(0, 20, 400).astype(np.int32)
+    settings = EvaluationSettings(n_bootstrap=99)
+
+    def told(ours: Rankings, theirs: Rankings) -> dict[str, Any]:
+        content = evaluation.evaluate(
+            {"fused": ours, "ease": theirs}, targets, n_items=20, settings=settings, seed=0
+        )
+        found: dict[str, Any] = content["significance"]["fused"]["HR@10"]
+        return found
+
+    assert told(ranked, ranked)["p_value"] == 1.0
+    clear = told(rankings(targets[:, None].tolist()), worse)
+    assert clear["p_value"] == 2 / 100
+    assert clear["interval"][0] > 0
+    assert told(worse, rankings(targets[:, None].tolist()))["p_value"] == 2 / 100
+
+
+def test_rankings_without_baselines_or_baselines_alone_have_no_significance() -> None:
+    targets = np.arange(30, dtype=np.int32) % N_ITEMS
+    settings = EvaluationSettings(n_bootstrap=5)
+    for name in ("text", "ease"):
+        content = evaluation.evaluate(
+            {name: random_rankings(1)}, targets, n_items=N_ITEMS, settings=settings, seed=0
+        )
+        assert content["significance"] == {}
 
 
 def test_evaluate_nothing() -> None:

@@ -113,7 +113,16 @@ def metrics() -> dict[str, Any]:
         "n_items": 6,
         "rankings": found,
         "intervals": {"fused": {"HR@10": [0.1011, 0.1499]}},
-    }
+        "significance": {
+            "fused": {
+                metric: {
+                    "baseline": "ease", "difference": 0.015, "interval": [-0.0021, 0.0321],
+                    "p_value": 0.084,
+                }
+                for metric in ("NDCG@10", "HR@10")
+            }
+        },
+    }  # fmt: skip
 
 
 def maps() -> Maps:
@@ -193,6 +202,8 @@ def test_page_says_the_figures() -> None:
         "first ten for 12.5 % of 1,234 users; the best baseline, EASE\u1d3f, for 11.0 %.",
         "0.2222 (best)",
         "0.1011\u20130.1499",
+        "Difference to the best baseline, paired bootstrap over users",
+        "-0.0021 to +0.0321",
         "Text codes of 5 items (1 more have no text)",
         "Collision rate before 20.00 % 20.00 % Collision rate after 0.00 % 0.00 %",
         "Squared error per item before 0.75 0.75",

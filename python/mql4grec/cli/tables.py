@@ -136,22 +136,39 @@ def print_results(settings: Settings) -> None:
 
     if not is_main_process():
         return
-    from rich.table import Table
-
     path = settings.folder / "evaluation" / "metrics.json"
     found = artifacts.read_json(path, made_by="evaluate")
-    names = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
     title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
+    _print_rankings(found, title=title)
+    for key in ("seen_removed", "seen_kept"):
+        if key in found:
+            _print_rankings(found[key], title=f"{title}, {key.replace('_', ' items ')}")
+    print(f"metrics: {path}")
+    page = settings.folder / "report" / "index.html"
+    if page.exists():
+        print(f"report:  {page}")
+
+
+def _print_rankings(found: Mapping[str, Any], *, title: str) -> None:
+    """Print figures, and how the rankings that are no baselines differ from the best that is."""
+    from rich.table import Table
+
+    names = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
     table = Table("ranking", title=title)
     for name in names:
         table.add_column(name, justify="right")
     for ranking, values in found["rankings"].items():
         table.add_row(ranking, *(f"{values[name]:.4f}" for name in names))
     console().print(table)
-    print(f"metrics: {path}")
-    page = settings.folder / "report" / "index.html"
-    if page.exists():
-        print(f"report:  {page}")
+    for ranking, told in found.get("significance", {}).items():
+        parts = []
+        for metric, one in told.items():
+            low, high = one["interval"]
+            parts.append(
+                f"{metric} {one['difference']:+.4f} ({low:+.4f} to {high:+.4f}, "
+                f"p {one['p_value']:.3f}) to {one['baseline']}"
+            )
+        print(f"{ranking}, beside the best baseline: {'; '.join(parts)}")
 
 
 def print_recommendation(found: Recommendation) -> None:

@@ -48,6 +48,16 @@ def bootstrap_difference(
     return intervals_of(resampled_means(paired, n_bootstrap=n_bootstrap, seed=seed))
 
 
+def p_value(differences: NDArray[np.float64]) -> float:
+    """Give the two-sided p-value of a difference from its draws (n,).
+
+    Twice the share of draws on the rarer side of 0, counting those at 0 and one more, so that it is
+    never 0; at most 1.
+    """
+    rarer = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    return min(1.0, 2 * (int(rarer) + 1) / (len(differences) + 1))
+
+
 def resampled_means(
     values: NDArray[np.float64], *, n_bootstrap: int, seed: int
 ) -> NDArray[np.float64]:

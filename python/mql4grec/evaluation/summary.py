@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from mql4grec.config import EvaluationSettings
 from mql4grec.decoding import Rankings
-from mql4grec.evaluation.figures import gains, metrics
-from mql4grec.evaluation.intervals import intervals_of, resampled_means
+from mql4grec.evaluation.figures import METRICS, gains, metrics
+from mql4grec.evaluation.intervals import intervals_of, p_value, resampled_means
+
+GENERATED = ("text", "image", "fused", "combined")  # all other rankings are baselines
+TESTED = ("NDCG@10", "HR@10")
 
 
 def evaluate(
@@ -25,7 +28,7 @@ def evaluate(
     """Build what `evaluation/metrics.json` holds.
 
     Args:
-        rankings: By name: "text", "image", "fused", "popular", "item_knn", "ease".
+        rankings: By name: "text", "image", "fused", "combined"; all others are baselines.
         targets: int32 (U,), every test user's target.
         n_items: N, to say what the rankings chose from.
         settings: Of this room.
@@ -34,7 +37,9 @@ def evaluate(
     Returns:
         "n_users", "n_items", "rankings" (metrics by name), "intervals" (95 %, [low, high] by name
         and metric), "differences" (of "fused", or else the first ranking, minus each other one:
-        95 %, paired), "settings".
+        95 %, paired), "significance" (of every ranking that is no baseline, beside the baseline
+        that is best by NDCG@10 and the one that is by HR@10: the difference, its 95 % interval and
+        p-value, from the same paired draws), "settings".
 
     Raises:
         ValueError: If there is no ranking, or one does not match `targets`.
@@ -57,5 +62,37 @@ def evaluate(
             for name in names
             if name != best
         },
+        "significance": _significance(rankings, values=values, drawn=drawn),
         "settings": settings.model_dump(mode="json"),
     }
+
+
+def _significance(
+    rankings: Mapping[str, Rankings],
+    *,
+    values: NDArray[np.float64],
+    drawn: Mapping[str, NDArray[np.float64]],
+) -> dict[str, dict[str, Any]]:
+    """Set every ranking that is no baseline beside the best one that is.
+
+    Args:
+        rankings: P, by name.
+        values: float64 (U, P * 5), each user's share in every metric of every ranking.
+        drawn: Means over draws of users (n, 5), by name.
+    """
+    figures = dict(zip(rankings, values.mean(axis=0).reshape(-1, len(METRICS)), strict=True))
+    theirs = [name for name in rankings if name not in GENERATED]
+    found: dict[str, dict[str, Any]] = {}
+    for name in [name for name in rankings if name in GENERATED and theirs]:
+        found[name] = {}
+        for metric in TESTED:
+            column = METRICS.index(metric)
+            best = theirs[int(np.argmax([figures[other][column] for other in theirs]))]
+            differences = drawn[name] - drawn[best]
+            found[name][metric] = {
+                "baseline": best,
+                "difference": float(figures[name][column] - figures[best][column]),
+                "interval": intervals_of(differences)[metric],
+                "p_value": p_value(differences[:, column]),
+            }
+    return found

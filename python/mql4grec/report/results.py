@@ -29,6 +29,11 @@ BASELINES = {
     "sasrec": "SASRec",
 }
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+TESTED = ("NDCG@10", "HR@10")
+OTHER_WAYS = {
+    "seen_removed": "without the items of the history",
+    "seen_kept": "with the items of the history",
+}
 CHARTED = {
     "HR@10": "HR@10: next item among the first ten, share of users",
     "NDCG@10": "NDCG@10: the same, a hit at the top counts more",
@@ -58,6 +63,8 @@ def results(metrics: Mapping[str, Any] | None) -> Html:
         paragraph(note),
         _table(rankings, intervals),
         element("div", *charts, class_="charts") if charts else NOTHING,
+        _significance(metrics.get("significance") or {}),
+        *(_other_way(metrics[key], how) for key, how in OTHER_WAYS.items() if key in metrics),
     )
 
 
@@ -107,7 +114,41 @@ def _bars(metric: str, rankings: Mapping[str, Any], intervals: Mapping[str, Any]
     return bars
 
 
-def _table(rankings: Mapping[str, Any], intervals: Mapping[str, Any]) -> Html:
+def _significance(found: Mapping[str, Any], how: str = "") -> Html:
+    """Show by how much each ranking differs from the best baseline, and how surely."""
+    if not found:
+        return NOTHING
+    header = ["Ranking"]
+    for metric in TESTED:
+        header += [f"{metric}: best baseline", "difference", "95 % interval", "p"]
+    rows = []
+    for name, told in found.items():
+        cells = []
+        for metric in TESTED:
+            one = told[metric]
+            low, high = one["interval"]
+            cells += [
+                text(_title(one["baseline"])),
+                text(f"{one['difference']:+.4f}"),
+                text(f"{low:+.4f} to {high:+.4f}"),
+                text(f"{one['p_value']:.3f}"),
+            ]
+        rows.append(row(text(_title(name)), cells))
+    caption = f"Difference to the best baseline, paired bootstrap over users{how and ', ' + how}"
+    return table([rows], caption=caption, header=header)
+
+
+def _other_way(found: Mapping[str, Any], how: str) -> Html:
+    """Show the figures of the same rankings with seen items removed, or kept."""
+    return join(
+        [
+            _table(found["rankings"], found["intervals"], how=how),
+            _significance(found["significance"], how),
+        ]
+    )
+
+
+def _table(rankings: Mapping[str, Any], intervals: Mapping[str, Any], *, how: str = "") -> Html:
     present = [metric for metric in COLUMNS if any(metric in found for found in rankings.values())]
     best = {m: max(found[m] for found in rankings.values() if m in found) for m in present}
     bodies = []
@@ -123,7 +164,8 @@ def _table(rankings: Mapping[str, Any], intervals: Mapping[str, Any]) -> Html:
             for name in group
         ]
         bodies.append([_group_row(title, len(present)), *rows] if rows else [])
-    return table(bodies, caption="Rankings on the test items", header=("Ranking", *present))
+    caption = f"Rankings on the test items{how and ', ' + how}"
+    return table(bodies, caption=caption, header=("Ranking", *present))
 
 
 def _group_row(title: str, n_columns: int) -> Html:
