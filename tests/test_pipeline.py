@@ -270,6 +270,37 @@ def test_rankings_are_combined_with_weights_of_the_validation_split(
     assert pipeline.run(settings, journal=SILENT) == []
 
 
+def test_rankings_with_and_without_seen_items_are_both_reported(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    settings = tiny.settings(
+        folder, "evaluation.compare_seen=true", "evaluation.combine=[image, ease]"
+    )
+    done = pipeline.run(settings, journal=SILENT)
+    assert done == ["evaluate decoding", "evaluate validation", "evaluate metrics", "report"]
+    found = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    for name, values in metrics_of(finished).items():
+        assert found["rankings"][name] == values
+    other = found["seen_removed"]
+    assert list(other["rankings"]) == list(found["rankings"])
+    assert set(other) == {"rankings", "intervals", "differences", "significance", "combination"}
+    assert other["rankings"]["ease"] != found["rankings"]["ease"]
+    events = json.loads((folder / "catalog/Demo/Demo.inter.json").read_text())
+    items, users = (
+        [line.split("\t")[0] for line in (folder / "catalog/Demo" / name).read_text().splitlines()]
+        for name in ("Demo.item2id", "Demo.user2id")
+    )
+    seen = {users[int(user)]: {items[item] for item in row[:-1]} for user, row in events.items()}
+    for path in (folder / "evaluation" / "rankings" / "seen_removed").glob("*.parquet"):
+        for user, item in pl.read_parquet(path).select("user_id", "item_id").iter_rows():
+            assert item not in seen[user]
+    page = (folder / "report" / "index.html").read_text()
+    assert "Rankings on the test items, without the items of the history" in page
+    assert "Difference to the best baseline, paired bootstrap over users" in page
+
+
 @pytest.mark.parametrize(
     ("values", "absent"),
     [

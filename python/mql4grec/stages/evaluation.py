@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
     from mql4grec.evaluation import Combination
 
 
+SEEN = {False: "seen_kept", True: "seen_removed"}
+SHARED = ("n_users", "n_items", "settings")  # of `metrics.json`, told once
+
+
 def decode(context: Context, folder: Path) -> None:
     """Rank for every test user in every modality."""
     ranker = generated.load_ranker(context)
     inputs = ranker.shop.histories.held_out(1)
     for modality in modalities(context.settings, context.settings.target):
-        _decode(ranker, inputs, modality=modality, folder=folder)
+        for removed in ways_of(context.settings):
+            _decode(ranker, inputs, modality=modality, folder=folder, removed=removed)
 
 
 def decode_validation(context: Context, folder: Path) -> None:
@@ -38,17 +44,37 @@ def decode_validation(context: Context, folder: Path) -> None:
     ranker = generated.load_ranker(context)
     inputs, _ = validation_split(context.settings, ranker.shop)
     for modality in combined_modalities(context.settings):
-        _decode(ranker, inputs, modality=modality, folder=folder)
+        for removed in ways_of(context.settings):
+            _decode(ranker, inputs, modality=modality, folder=folder, removed=removed)
+
+
+def ways_of(settings: Settings) -> tuple[bool, ...]:
+    """List whether seen items are removed: the main way, and if asked the other."""
+    removed = settings.evaluation.remove_seen
+    return (removed, not removed) if settings.evaluation.compare_seen else (removed,)
+
+
+def _name(settings: Settings, modality: Modality, *, removed: bool) -> str:
+    """Name the files of a decoded ranking; those of the other way say which it is."""
+    if removed == settings.evaluation.remove_seen:
+        return modality
+    return f"{modality}.{SEEN[removed]}"
 
 
 def _decode(
-    ranker: generated.Ranker, inputs: Histories, *, modality: Modality, folder: Path
+    ranker: generated.Ranker,
+    inputs: Histories,
+    *,
+    modality: Modality,
+    folder: Path,
+    removed: bool,
 ) -> None:
     """Rank and write, unless an earlier call of the stage was interrupted after it."""
     from mql4grec.decoding import Filters
 
     settings = ranker.context.settings
-    path = folder / f"{modality}.npz"
+    name = _name(settings, modality, removed=removed)
+    path = folder / f"{name}.npz"
     if path.exists():
         return
     rankings = generated.rank(
@@ -57,8 +83,8 @@ def _decode(
         modality=modality,
         n_beams=settings.decoding.n_beams,
         # During the search, so that lists are not short for what is removed from them afterwards.
-        filters=Filters(without=inputs) if settings.evaluation.remove_seen else None,
-        folder=folder / f"{modality}.parts",
+        filters=Filters(without=inputs) if removed else None,
+        folder=folder / f"{name}.parts",
     )
     with atomic_path(path) as temporary:
         np.savez(temporary, items=rankings.items, scores=rankings.scores)
@@ -108,85 +134,107 @@ def evaluate(context: Context, folder: Path) -> None:
     settings = context.settings
     shop = load_catalog(context, settings.target.name)
     rankers = fit_baselines(context, shop)
-    rankings, combination = _rank(context, shop, rankers)
-    found = evaluation.evaluate(
-        rankings,
-        shop.histories.target(1),
-        n_items=shop.n_items,
-        settings=settings.evaluation,
-        seed=settings.seed,
-    )
-    if combination is not None:
-        found["combination"] = dataclasses.asdict(combination)
-    for name, ranking in rankings.items():
-        path = folder / "rankings" / f"{name}.parquet"
-        write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
+    found: dict[str, Any] = {}
+    for removed in ways_of(settings):
+        rankings, combination = _rank(context, shop, rankers, removed=removed)
+        figures = evaluation.evaluate(
+            rankings,
+            shop.histories.target(1),
+            n_items=shop.n_items,
+            settings=settings.evaluation,
+            seed=settings.seed,
+        )
+        if combination is not None:
+            figures["combination"] = dataclasses.asdict(combination)
+        is_main = removed == settings.evaluation.remove_seen
+        place = folder / "rankings" if is_main else folder / "rankings" / SEEN[removed]
+        for name, ranking in rankings.items():
+            path = place / f"{name}.parquet"
+            write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
+        if is_main:
+            found = figures
+        else:
+            found[SEEN[removed]] = {key: figures[key] for key in figures if key not in SHARED}
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
 
 
 def _rank(
-    context: Context, shop: Catalog, rankers: Mapping[str, Ranker]
+    context: Context, shop: Catalog, rankers: Mapping[str, Ranker], *, removed: bool
 ) -> tuple[dict[str, Rankings], Combination | None]:
     """Collect all rankings of the test users, the generated ones first."""
-    rankings = load_rankings(context)
+    ours = load_rankings(context, removed=removed)
     inputs = shop.histories.held_out(1)
-    everybody = np.arange(inputs.n_users)
-    others = _rank_others(context, shop, rankers, inputs=inputs, users=everybody, split="test")
+    split = Split("test", inputs, np.arange(inputs.n_users), removed)
+    rankings = {**ours, **_rank_others(context, shop, rankers, split=split)}
     names = context.settings.evaluation.combine
     if not names:
-        return {**rankings, **others}, None
-    if missing := [name for name in names if name not in {**rankings, **others}]:
+        return rankings, None
+    if missing := [name for name in names if name not in rankings]:
         raise ConfigError(
-            f"`evaluation.combine`: expected rankings of this run, {sorted({**rankings, **others})}"
-            f", got {missing}; leave them out"
+            f"`evaluation.combine`: expected rankings of this run, {sorted(rankings)}, "
+            f"got {missing}; leave them out"
         )
-    combination = _fit_combination(context, shop, rankers)
-    lists = {name: {**rankings, **others}[name] for name in names}
-    rankings["combined"] = evaluation.combine(
+    combination = _fit_combination(context, shop, rankers, removed=removed)
+    lists = {name: rankings[name] for name in names}
+    combined = evaluation.combine(
         lists,
         combination,
         n_items=shop.n_items,
         top_k=max(one.items.shape[1] for one in lists.values()),
     )
-    return {**rankings, **others}, combination
+    return {**ours, "combined": combined, **rankings}, combination
+
+
+@dataclass(frozen=True)
+class Split:
+    """Whom to rank for, and how.
+
+    Attributes:
+        name: "test" or "validation".
+        inputs: Histories of the users, without the events held out.
+        users: int64, who they are.
+        removed: Whether the items of their histories are left out.
+    """
+
+    name: Literal["test", "validation"]
+    inputs: Histories
+    users: NDArray[np.int64]
+    removed: bool
 
 
 def _rank_others(
-    context: Context,
-    shop: Catalog,
-    rankers: Mapping[str, Ranker],
-    *,
-    inputs: Histories,
-    users: NDArray[np.int64],
-    split: Literal["test", "validation"],
+    context: Context, shop: Catalog, rankers: Mapping[str, Ranker], *, split: Split
 ) -> dict[str, Rankings]:
-    """Rank for some users with the baselines, and read their rankings from elsewhere."""
+    """Rank with the baselines, and read rankings from elsewhere."""
     settings = context.settings
-    remove_seen = settings.evaluation.remove_seen
     top_k = max(settings.decoding.n_beams, 10)  # the metrics look at ten
     found = {
-        name: ranker(inputs, top_k=top_k, remove_seen=remove_seen)
+        name: ranker(split.inputs, top_k=top_k, remove_seen=split.removed)
         for name, ranker in rankers.items()
     }
-    user_ids = [shop.user_ids[user] for user in users]
+    user_ids = [shop.user_ids[user] for user in split.users]
     for file in settings.evaluation.files:
-        path = file.test if split == "test" else file.validation
+        path = file.test if split.name == "test" else file.validation
         read = read_rankings(path, user_ids=user_ids, item_ids=shop.item_ids)
-        found[file.name] = evaluation.remove_seen(read, inputs) if remove_seen else read
+        found[file.name] = evaluation.remove_seen(read, split.inputs) if split.removed else read
     return found
 
 
-def _fit_combination(context: Context, shop: Catalog, rankers: Mapping[str, Ranker]) -> Combination:
+def _fit_combination(
+    context: Context, shop: Catalog, rankers: Mapping[str, Ranker], *, removed: bool
+) -> Combination:
     """Choose weights on the last but one events of some users."""
     settings = context.settings
     names = settings.evaluation.combine
     inputs, users = validation_split(settings, shop)
     lists: dict[str, Rankings] = {}
     for modality in combined_modalities(settings):
-        lists[modality] = _load(context.folder / "validation" / f"{modality}.npz")
+        name = _name(settings, modality, removed=removed)
+        lists[modality] = _load(context.folder / "validation" / f"{name}.npz")
     wanted = {name: ranker for name, ranker in rankers.items() if name in names}
-    lists |= _rank_others(context, shop, wanted, inputs=inputs, users=users, split="validation")
+    split = Split("validation", inputs, users, removed)
+    lists |= _rank_others(context, shop, wanted, split=split)
     return evaluation.fit(
         {name: lists[name] for name in names},
         shop.histories.target(2)[users],
@@ -215,15 +263,22 @@ def fit_baselines(context: Context, shop: Catalog) -> dict[str, Ranker]:
     return rankers
 
 
-def load_rankings(context: Context) -> dict[str, Rankings]:
-    """Read the generated rankings of the test users, seen items removed if asked, fused added."""
-    target = context.settings.target
-    found: dict[Modality, Rankings] = {
-        modality: _load(context.folder / "decoding" / f"{modality}.npz")
-        for modality in modalities(context.settings, target)
-    }
-    inputs = load_catalog(context, target.name).histories.held_out(1)
-    return generated.assemble(context, found, inputs)
+def load_rankings(context: Context, *, removed: bool | None = None) -> dict[str, Rankings]:
+    """Read the generated rankings of the test users, "fused" added.
+
+    Args:
+        context: Of a run whose decoding is done.
+        removed: Whether those without seen items are wanted; None: the main ones.
+    """
+    settings = context.settings
+    if removed is None:
+        removed = settings.evaluation.remove_seen
+    found: dict[Modality, Rankings] = {}
+    for modality in modalities(settings, settings.target):
+        name = _name(settings, modality, removed=removed)
+        found[modality] = _load(context.folder / "decoding" / f"{name}.npz")
+    inputs = load_catalog(context, settings.target.name).histories.held_out(1)
+    return generated.assemble(context, found, inputs, remove_seen=removed)
 
 
 def _load(path: Path) -> Rankings:

@@ -20,6 +20,7 @@ from mql4grec.stages.evaluation import (
     decode_validation,
     evaluate,
     train_sasrec,
+    ways_of,
 )
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
 from mql4grec.stages.page import report
@@ -125,8 +126,8 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     covers = (shared, _training(settings.recommender.finetune), target)
     needs = ("generate-codes", "pretrain")
     yield Stage("finetune", "", "recommender/finetune", covers, needs, finetune, shared=True)
-    remove_seen = settings.evaluation.remove_seen
-    covers = (settings.decoding.model_dump(mode="json"), target, remove_seen)
+    ways = ways_of(settings)
+    covers = (settings.decoding.model_dump(mode="json"), target, ways if len(ways) > 1 else ways[0])
     yield Stage("evaluate", "decoding", "decoding", covers, ("finetune",), decode)
     if combined := combined_modalities(settings):
         covers = (*covers, combined, settings.evaluation.combine_users, settings.seed)

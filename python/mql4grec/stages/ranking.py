@@ -122,14 +122,18 @@ def rank(
 
 
 def assemble(
-    context: Context, generated: Mapping[Modality, Rankings], histories: Histories
+    context: Context,
+    generated: Mapping[Modality, Rankings],
+    histories: Histories,
+    *,
+    remove_seen: bool,
 ) -> dict[str, Rankings]:
-    """Remove seen items if the settings ask for it, and add "fused" where both modalities are."""
+    """Remove seen items if asked, and add "fused" where both modalities are."""
     ids = load_ids(context, context.settings.target)
     return evaluation.assemble(
         generated,
         histories,
-        settings=context.settings.evaluation,
+        settings=context.settings.evaluation.model_copy(update={"remove_seen": remove_seen}),
         n_tokens=1 + max(found.n_levels for found in ids.values()),  # codes and eos
     )
 
