@@ -22,7 +22,7 @@ from mql4grec.translator.state import Training
 from mql4grec.translator.steps import Recording, Steps
 from mql4grec.translator.table import open_table
 from test_rqvae import seeded, tiny_network
-from test_translator import RUNTIME, SMALL, make_shop, same_weights, with_changes
+from test_translator import RUNTIME, SMALL, Told, make_shop, same_weights, with_changes
 
 RECIPES = {
     "refit": {"refit_epochs": 2},
@@ -287,16 +287,22 @@ def test_rows_from_files_are_those_on_the_device(storage: Any) -> None:
 
 
 def test_training_from_files_ends_alike(tmp_path: Path) -> None:
-    networks = [
-        translator.train(
-            [make_shop()],
-            with_changes(max_memory_gib=limit, warmup_steps=2, storage="fp16"),
-            folder=tmp_path / str(limit),
-            runtime=RUNTIME,
-        )
-        for limit in (None, 1e-7)
-    ]
-    assert same_weights(*networks)
+    """One from memory, one from files, one that changes between them on the way."""
+    networks = []
+    for name, limits in {"memory": (None,), "files": (1e-7,), "both": (None, 1e-7)}.items():
+        for number, limit in enumerate(limits, start=1):
+            settings = with_changes(max_memory_gib=limit, warmup_steps=2, storage="fp16")
+            with suppress(KeyboardInterrupt):
+                network = translator.train(
+                    [make_shop()],
+                    settings,
+                    folder=tmp_path / name,
+                    runtime=translator.state.Runtime(seed=11, checkpoint_seconds=1e-9),
+                    journal=Told(breaks_at=1 if number < len(limits) else 0),
+                )
+        networks.append(network)
+    assert same_weights(networks[0], networks[1])
+    assert same_weights(networks[0], networks[2])
 
 
 def test_numbers_too_large_for_half_precision(tmp_path: Path) -> None:

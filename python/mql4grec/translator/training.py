@@ -346,5 +346,5 @@ def _describe(
         "n_rows": n_rows,
         "seed": runtime.seed,
         "precision": runtime.precision,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"max_memory_gib", "graphs"}),
     }
