@@ -52,6 +52,7 @@ bench: setup ## Run all benches on the CPU
 bench-torch: setup ## Run the benches of the rooms that use torch, on the device there is
 	$(BIN)/python benches/torch_rooms.py
 	OMP_NUM_THREADS=1 $(BIN)/python benches/translator.py --speed --layers paper --epochs 4
+	OMP_NUM_THREADS=1 $(BIN)/python benches/recommender.py
 	OMP_NUM_THREADS=1 $(BIN)/python benches/decoding.py
 	OMP_NUM_THREADS=1 $(BIN)/python benches/quality.py --items 100000 --queries 2000
 
