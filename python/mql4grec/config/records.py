@@ -371,7 +371,7 @@ class SasrecSettings(Record):
     weight_decay: float = Field(default=0.0, ge=0)
     batch_size: Positive = 256  # windows
     epochs: Positive = 100
-    patience: Positive = 5  # epochs without a better NDCG@10 of validation
+    patience: Positive = 10  # epochs without a better NDCG@10 of validation
     validation_users: int | None = Field(default=20_000, gt=0)  # a fixed random part; None: all
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
 
