@@ -19,7 +19,7 @@ from mql4grec.errors import ArtifactError, ConfigError, DataError
 from mql4grec.runtime import Runtime
 from mql4grec.sasrec import windows
 from mql4grec.sasrec.network import SASRec, summed_loss
-from mql4grec.sasrec.training import validation_ndcg
+from mql4grec.sasrec.ranking import validation_ndcg
 from tiny_training import Recorder
 
 N_ITEMS = 12
@@ -206,7 +206,7 @@ def slow_scores(made: SASRec, events: Histories) -> np.ndarray:
 
 @pytest.mark.parametrize("remove_seen", [False, True])
 def test_rankings_equal_a_slow_twin(monkeypatch: pytest.MonkeyPatch, remove_seen: bool) -> None:
-    monkeypatch.setattr(sasrec.training, "SCORES", 4 * N_ITEMS)  # several chunks
+    monkeypatch.setattr(sasrec.ranking, "SCORES", 4 * N_ITEMS)  # several chunks
     made, events = network(), histories([[1, 2], [], *map(list, np.arange(90).reshape(9, 10) % 11)])
     ranked = sasrec.rank(made, events, top_k=N_ITEMS, remove_seen=remove_seen)
     scores = slow_scores(made, events)

@@ -6,10 +6,12 @@ user but the last two, stops by NDCG@10 of the last but one, and ranks the whole
     network    causal self-attention over items, scores by the same table of items
     windows    histories as padded batches
     checkpoint where a training stands
-    training   epochs, early stopping, exact resume; rankings
+    ranking    the whole catalog for every history; NDCG@10 of validation
+    training   epochs, early stopping, exact resume
 """
 
 from mql4grec.sasrec.network import SASRec
-from mql4grec.sasrec.training import load, rank, train
+from mql4grec.sasrec.ranking import load, rank
+from mql4grec.sasrec.training import train
 
 __all__ = ["SASRec", "load", "rank", "train"]

@@ -1,4 +1,4 @@
-"""The training loop, what it leaves, and rankings from it.
+"""The training loop, and what it leaves.
 
 The loss is cross-entropy among all items. Negatives drawn at random, as published, are cheaper with
 very many items, but are known to leave SASRec overconfident and well below what it can do; shops of
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mql4grec import artifacts
-from mql4grec.baselines import best_columns
 from mql4grec.catalog import Histories
 from mql4grec.config import SasrecSettings
-from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError, DataError
 from mql4grec.runtime import SILENT, Journal, Runtime
 from mql4grec.sasrec import checkpoint
 from mql4grec.sasrec.checkpoint import Position
 from mql4grec.sasrec.network import SASRec, summed_loss
-from mql4grec.sasrec.windows import SCORES, Windows, cut, last_windows, training_windows
+from mql4grec.sasrec.ranking import SIZES, WEIGHTS, load, validation_ndcg
+from mql4grec.sasrec.windows import Windows, cut, training_windows
 
-WEIGHTS, SIZES, HISTORY = "model.safetensors", "config.json", "history.json"
+HISTORY = "history.json"
 SIZE_SETTINGS = ("d_model", "num_heads", "num_layers", "dropout", "max_his_len")
 MAX_GRAD_NORM = 5.0
 FREE_SETTINGS = {"enabled", "max_items", "max_minutes"}  # they do not change what is computed
@@ -124,69 +123,6 @@ def train(
     with torch.random.fork_rng(devices=cuda):
         _run_epochs(loop)
     return load(folder, runtime=runtime)
-
-
-def load(folder: Path, *, runtime: Runtime) -> SASRec:
-    """Open a trained network, ready to rank.
-
-    Raises:
-        ArtifactError: If it is not there.
-    """
-    sizes = artifacts.read_json(folder / SIZES, made_by="evaluate")
-    with torch.random.fork_rng(devices=[]):
-        network = SASRec(**sizes)
-    path = artifacts.require(folder / WEIGHTS, made_by="evaluate")
-    network.load_state_dict(load_file(path))
-    return network.to(runtime.torch_device).eval()
-
-
-@torch.inference_mode()
-def rank(
-    network: SASRec, histories: Histories, *, top_k: int, remove_seen: bool = False
-) -> Rankings:
-    """Rank the whole catalog for every history.
-
-    Args:
-        network: Trained.
-        histories: Of U users; of one that is empty nothing is known, and all scores are 0.
-        top_k: Length of the lists.
-        remove_seen: Leave out the items of a user's history, also those too old to be looked at.
-
-    Returns:
-        Items (U, min(top_k, N)), scores = logits; ties by the lower row.
-    """
-    n_items = network.items.num_embeddings
-    width = min(top_k, n_items)
-    items = np.full((histories.n_users, width), -1, np.int32)
-    scores = np.full((histories.n_users, width), -np.inf, np.float32)
-    for start, chunk in _scored(network, histories):
-        stop = start + len(chunk)
-        values = chunk.cpu().numpy()
-        if remove_seen:
-            lengths = histories.lengths()[start:stop]
-            own = slice(histories.offsets[start], histories.offsets[stop])
-            values[np.repeat(np.arange(len(values)), lengths), histories.items[own]] = -np.inf
-        best, best_scores = best_columns(values, k=width)
-        items[start:stop] = np.where(np.isneginf(best_scores), -1, best)
-        scores[start:stop] = best_scores
-    return Rankings(items=items, scores=scores)
-
-
-def _scored(network: SASRec, histories: Histories) -> Iterator[tuple[int, Tensor]]:
-    """Score all items for one chunk of users after the other: first user, (rows, N)."""
-    device = network.items.weight.device
-    windows = last_windows(histories, max_his_len=network.max_his_len)
-    size = max(1, min(1024, SCORES // network.items.num_embeddings))
-    for start in range(0, histories.n_users, size):
-        stop = min(start + size, histories.n_users)
-        items, lengths = windows.rows(np.arange(start, stop))
-        if items.shape[1] == 0:  # nobody here has a history
-            yield start, torch.zeros(stop - start, network.items.num_embeddings, device=device)
-            continue
-        states = network(torch.from_numpy(items).to(device))  # (rows, T, D)
-        last = torch.from_numpy(lengths).to(device)
-        ends = states[torch.arange(len(states), device=device), (last - 1).clamp(min=0)]
-        yield start, network.scores(torch.where(last[:, None] > 0, ends, 0.0))
 
 
 def _prepare(
@@ -350,22 +286,6 @@ def _validate(loop: Loop, position: Position) -> Position:
         best_ndcg=ndcg if better else position.best_ndcg,
         epochs=(*position.epochs, record),
     )
-
-
-@torch.inference_mode()
-def validation_ndcg(network: SASRec, inputs: Histories, targets: NDArray[np.int32]) -> float:
-    """Average NDCG@10 over users, each target among all items; ties go to the lower row."""
-    network.eval()
-    device = network.items.weight.device
-    columns = torch.arange(network.items.num_embeddings, device=device)
-    gain = 0.0
-    for start, scores in _scored(network, inputs):
-        target = torch.from_numpy(targets[start : start + len(scores)].astype(np.int64)).to(device)
-        own = scores.gather(1, target[:, None])  # (rows, 1)
-        ahead = (scores > own) | ((scores == own) & (columns < target[:, None]))
-        place = ahead.sum(dim=1)  # 0 is the best
-        gain += (1 / torch.log2(place[place < 10].double() + 2)).sum().item()
-    return gain / len(targets)
 
 
 def _save(loop: Loop, position: Position, best: dict[str, Tensor]) -> None:
