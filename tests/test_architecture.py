@@ -14,6 +14,7 @@ ROOMS = (
     "config",
     "runtime",
     "artifacts",
+    "checkpoints",
     "demo",
     "catalog",
     "embeddings",

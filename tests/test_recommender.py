@@ -1,10 +1,7 @@
 """The room `recommender`: the network, its training, and going on after an interruption."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 import tiny_language as tiny
 import tiny_training as training
+from launching import launch_two
 from mql4grec import language, recommender
 from mql4grec.config import LanguageSettings, RecommenderSettings
 from mql4grec.errors import ArtifactError, ConfigError, DataError
@@ -157,19 +155,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         "assert PartialState().num_processes == 2\n"
         "PartialState().destroy_process_group()\n"
     )
-    # On CPUs `accelerate launch` starts one process only; torchrun is its launcher there.
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    tests = Path(__file__).parent
-    paths = [str(tests), *(path for path in sys.path if path)]
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launch_two(script, str(tmp_path / "two"))
     training.train(tmp_path / "one", epochs=2, batch_size=30, samples_per_epoch=61)
     assert trace(tmp_path / "two") == pytest.approx(trace(tmp_path / "one"), abs=1e-4)
 

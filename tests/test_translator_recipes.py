@@ -1,8 +1,6 @@
 """Recipes beside the paper's: each setting does what it says, resumes exactly, and is global."""
 
 import json
-import os
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from launching import launch_two
 from mql4grec import rqvae, translator
 from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.rqvae import upkeep
@@ -339,7 +338,7 @@ def test_recorded_steps_equal_plain_ones(tmp_path: Path, monkeypatch: pytest.Mon
     assert history(tmp_path / "a") == history(tmp_path / "b")
 
 
-def launch_two(tmp_path: Path, **changes: Any) -> list[dict[str, Any]]:
+def train_in_two(tmp_path: Path, **changes: Any) -> list[dict[str, Any]]:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, json\nfrom pathlib import Path\n"
@@ -351,17 +350,7 @@ def launch_two(tmp_path: Path, **changes: Any) -> list[dict[str, Any]]:
         "assert runtime.n_processes() == 2\n"
         "runtime.leave_everyone()\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    paths = [str(Path(__file__).parent), *(path for path in sys.path if path)]
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path / "two"), json.dumps(changes)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launch_two(script, str(tmp_path / "two"), json.dumps(changes))
     return history(tmp_path / "two")
 
 
@@ -379,7 +368,7 @@ def test_two_processes_train_as_one(tmp_path: Path, changes: dict[str, Any]) -> 
     Local Sinkhorn would give other codes to four rows in ten.
     """
     changes = {**changes, "batch_size": 67, "epochs": 4, "lr": 0.002}
-    found = launch_two(tmp_path, **changes)
+    found = train_in_two(tmp_path, **changes)
     shops = [make_shop("a"), make_shop("b", n_items=50, seed=1)]
     translator.train(shops, with_changes(**changes), folder=tmp_path / "one", runtime=RUNTIME)
     expected = history(tmp_path / "one")

@@ -44,35 +44,6 @@ class Ranker(Protocol):
         ...
 
 
-def rank(
-    histories: Histories,
-    *,
-    n_items: int,
-    settings: EvaluationSettings,
-    top_k: int,
-    journal: Journal = SILENT,
-) -> dict[str, Rankings]:
-    """Rank for the test with every baseline that the catalog's size allows.
-
-    Args:
-        histories: All events of every user; the last one is the test target, the one before the
-            validation target.
-        n_items: N.
-        settings: Of the room `evaluation`.
-        top_k: Length of the lists.
-        journal: Told what is done, and if EASE^R is left out.
-
-    Returns:
-        "popular", "item_knn" and, up to `settings.ease_max_items` items, "ease".
-    """
-    rankers = fit(histories.held_out(2), n_items=n_items, settings=settings, journal=journal)
-    inputs = histories.held_out(1)
-    return {
-        name: ranker(inputs, top_k=top_k, remove_seen=settings.remove_seen)
-        for name, ranker in rankers.items()
-    }
-
-
 def fit(
     training: Histories,
     *,

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import T5ForConditionalGeneration
 
-from mql4grec import artifacts
+from mql4grec import checkpoints
 from mql4grec.errors import ArtifactError
 from mql4grec.recommender.model import set_weights, weights
 
@@ -60,14 +58,11 @@ def save(
     mark: str,
 ) -> None:
     """Write a checkpoint atomically; `mark` says which training it is of."""
-    tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    header = {"mark": mark, "position": json.dumps(asdict(position))}
-    with artifacts.atomic_path(folder / NAME) as temporary:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
-        )
+    checkpoints.write(
+        folder / NAME,
+        {"model": weights(model), "optimizer": checkpoints.optimizer_state(optimizer)},
+        {"mark": mark, "position": json.dumps(asdict(position))},
+    )
 
 
 def restore(
@@ -85,25 +80,10 @@ def restore(
     path = folder / NAME
     if not path.exists():
         return Position()
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as err:
-        raise ArtifactError(
-            f"`{path}`: expected a checkpoint, got {err}; delete it to start anew"
-        ) from err
+    parts, header = checkpoints.read(path)
     check_mark(path, found=header["mark"], mark=mark)
-    set_weights(
-        model,
-        {name.removeprefix("model."): t for name, t in tensors.items() if name[:6] == "model."},
-    )
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, number, key = name.split(".", 2)
-        if kind == "optimizer":
-            state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    set_weights(model, parts["model"])
+    checkpoints.restore_optimizer(optimizer, parts.get("optimizer", {}))
     fields = json.loads(header["position"])
     return Position(**{**fields, "epochs": tuple(fields["epochs"])})
 

@@ -188,12 +188,7 @@ class RQVAE(nn.Module):
         Returns:
             Codes, int64 (B, L).
         """
-        residual = latents
-        codes = []
-        for level, codebook in enumerate(self.codebooks):
-            codes.append(self.choose(residual, level=level))
-            residual = residual - codebook[codes[-1]]
-        return torch.stack(codes, dim=1)
+        return self._level_by_level(latents, lambda rows, level: self.choose(rows, level=level))
 
     @torch.no_grad()
     def choose(self, residual: Tensor, *, level: int) -> Tensor:
@@ -222,10 +217,16 @@ class RQVAE(nn.Module):
         Returns:
             Codes, int64 (N, L).
         """
+        return self._level_by_level(
+            latents, lambda rows, level: nearest(rows, self.codebooks[level])[1]
+        )
+
+    def _level_by_level(self, latents: Tensor, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Choose a code for what the levels above leave over of latents (N, E), on every level."""
         residual = latents
         codes = []
-        for codebook in self.codebooks:
-            codes.append(nearest(residual, codebook)[1])
+        for level, codebook in enumerate(self.codebooks):
+            codes.append(choose(residual, level))
             residual = residual - codebook[codes[-1]]
         return torch.stack(codes, dim=1)
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from mql4grec import artifacts
+from mql4grec import checkpoints
 from mql4grec.errors import ArtifactError
 from mql4grec.sasrec.network import SASRec
 
@@ -66,15 +64,15 @@ def save(
     mark: str,
 ) -> None:
     """Write a checkpoint atomically; `mark` says which training it is of."""
-    tensors = {f"network.{name}": tensor for name, tensor in weights(network).items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    header = {"mark": mark, "position": json.dumps(asdict(position))}
-    with artifacts.atomic_path(folder / CHECKPOINT) as temporary:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
-        )
+    checkpoints.write(
+        folder / CHECKPOINT,
+        {
+            "network": weights(network),
+            "best": best,
+            "optimizer": checkpoints.optimizer_state(optimizer),
+        },
+        {"mark": mark, "position": json.dumps(asdict(position))},
+    )
 
 
 def restore(
@@ -91,27 +89,12 @@ def restore(
     path = folder / CHECKPOINT
     if not path.exists():
         return Position(), {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as err:
-        raise ArtifactError(
-            f"`{path}`: expected a checkpoint, got {err}; delete it to start anew"
-        ) from err
+    parts, header = checkpoints.read(path)
     check_mark(path, found=header["mark"], mark=mark)
-    parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
     network.load_state_dict(parts["network"])
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    checkpoints.restore_optimizer(optimizer, parts.get("optimizer", {}))
     fields = json.loads(header["position"])
-    return Position(**{**fields, "epochs": tuple(fields["epochs"])}), parts["best"]
+    return Position(**{**fields, "epochs": tuple(fields["epochs"])}), parts.get("best", {})
 
 
 def check_mark(path: Path, *, found: str, mark: str) -> None:

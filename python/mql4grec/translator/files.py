@@ -61,7 +61,8 @@ def load(folder: Path) -> RQVAE:
     path = folder / f"{name_of(kept)}.safetensors"
     record = read_json(path.with_suffix(".json"), made_by=COMMAND)
     weights, _ = read_tensors(require(path, made_by=COMMAND))
-    if record.get("sha256", _hash(path)) != _hash(path):
+    found = _hash(path)
+    if record.get("sha256", found) != found:
         raise ArtifactError(
             f"`{path}`: expected the weights of `{path.stem}.json` beside it, got others, by their "
             f"hash; copy both files again, or run `mql4grec {COMMAND}` again"

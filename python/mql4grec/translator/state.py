@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mql4grec import checkpoints
 from mql4grec.artifacts import read_json, write_json
 from mql4grec.config import TranslatorSettings
 from mql4grec.errors import ArtifactError
@@ -107,8 +108,7 @@ def save(training: Training, progress: Progress) -> None:
         "upkeep": training.upkeep.tensors(),
     }
     parts |= {f"best_{name}": best.weights for name, best in progress.best.items()}
-    for number, moments in training.optimizer.state_dict()["state"].items():
-        parts[f"optimizer.{number}"] = moments
+    parts["optimizer"] = checkpoints.optimizer_state(training.optimizer)
     for prefix, part in parts.items():
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.items()}
     values = {
@@ -135,7 +135,7 @@ def resume(training: Training) -> Progress:
     training.network.load_state_dict(_part(tensors, "network."))
     for name, tensor in training.upkeep.tensors().items():
         tensor.copy_(tensors[f"upkeep.{name}"])
-    _load_optimizer(training.optimizer, _part(tensors, "optimizer."))
+    checkpoints.restore_optimizer(training.optimizer, _part(tensors, "optimizer."))
     if training.processes.is_main:  # with dropout the others go on from their own seeds
         torch.set_rng_state(tensors["random.cpu"])
         if training.runtime.device == "cuda":
@@ -206,12 +206,3 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, moment = name.split(".")
-        state.setdefault(int(number), {})[moment] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
