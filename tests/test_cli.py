@@ -86,6 +86,10 @@ def test_results_are_printed(finished: Path) -> None:
     assert "popular" in result.output
     assert "collisions, before and after" in result.output
     assert "\u2026" not in result.output
+    said = " ".join(result.output.split())
+    assert "counted by codes before repair" in said
+    assert "users whose target shared its codes before repair:" in said
+    assert "by events of the target in training" in said
 
 
 def test_quality_is_shown_before_any_t5(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mql4grec.config import EvaluationSettings
 from mql4grec.decoding import Rankings
 
 N_ITEMS = 12
+ITEMS = evaluation.Items(n_events=np.arange(N_ITEMS) % 7)
 
 
 def rankings(
@@ -277,7 +278,7 @@ def test_evaluate_builds_what_metrics_json_holds() -> None:
     found = {"text": random_rankings(1), "fused": random_rankings(2), "popular": random_rankings(3)}
     targets = np.arange(30, dtype=np.int32) % N_ITEMS
     content = evaluation.evaluate(
-        found, targets, n_items=N_ITEMS, settings=EvaluationSettings(n_bootstrap=50), seed=3
+        found, targets, items=ITEMS, settings=EvaluationSettings(n_bootstrap=50), seed=3
     )
     content = json.loads(json.dumps(content))
     assert list(content) == [
@@ -287,6 +288,7 @@ def test_evaluate_builds_what_metrics_json_holds() -> None:
         "intervals",
         "differences",
         "significance",
+        "by_training_events",
         "settings",
     ]
     assert (content["n_users"], content["n_items"]) == (30, N_ITEMS)
@@ -306,7 +308,7 @@ def test_significance_equals_a_plain_loop() -> None:
     found = {"text": random_rankings(1), "popular": random_rankings(3), "ease": random_rankings(4)}
     targets = np.arange(30, dtype=np.int32) % N_ITEMS
     content = evaluation.evaluate(
-        found, targets, n_items=N_ITEMS, settings=EvaluationSettings(n_bootstrap=200), seed=3
+        found, targets, items=ITEMS, settings=EvaluationSettings(n_bootstrap=200), seed=3
     )
     assert list(content["significance"]) == ["text"]
     for metric in ("NDCG@10", "HR@10"):
@@ -340,7 +342,11 @@ def test_p_values() -> None:
 
     def told(ours: Rankings, theirs: Rankings) -> dict[str, Any]:
         content = evaluation.evaluate(
-            {"fused": ours, "ease": theirs}, targets, n_items=20, settings=settings, seed=0
+            {"fused": ours, "ease": theirs},
+            targets,
+            items=evaluation.Items(np.ones(20, np.int64)),
+            settings=settings,
+            seed=0,
         )
         found: dict[str, Any] = content["significance"]["fused"]["HR@10"]
         return found
@@ -357,7 +363,7 @@ def test_rankings_without_baselines_or_baselines_alone_have_no_significance() ->
     settings = EvaluationSettings(n_bootstrap=5)
     for name in ("text", "ease"):
         content = evaluation.evaluate(
-            {name: random_rankings(1)}, targets, n_items=N_ITEMS, settings=settings, seed=0
+            {name: random_rankings(1)}, targets, items=ITEMS, settings=settings, seed=0
         )
         assert content["significance"] == {}
 
@@ -365,5 +371,5 @@ def test_rankings_without_baselines_or_baselines_alone_have_no_significance() ->
 def test_evaluate_nothing() -> None:
     with pytest.raises(ValueError, match="`rankings`: expected at least one, got none"):
         evaluation.evaluate(
-            {}, np.array([1], np.int32), n_items=2, settings=EvaluationSettings(), seed=0
+            {}, np.array([1], np.int32), items=ITEMS, settings=EvaluationSettings(), seed=0
         )

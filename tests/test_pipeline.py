@@ -102,8 +102,40 @@ def test_metrics_have_every_ranking_and_metric(finished: Path) -> None:
     for values in found["rankings"].values():
         assert set(values) == {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
         assert all(0 <= value <= 1 for value in values.values())
-    n_users = len(json.loads((finished / "catalog/Demo/Demo.inter.json").read_text()))
-    assert found["n_users"] == n_users
+    events = json.loads((finished / "catalog/Demo/Demo.inter.json").read_text())
+    assert found["n_users"] == len(events)
+    by_events = found["by_training_events"]
+    assert sum(by_events["n_users"].values()) == len(events)
+    training = [item for history in events.values() for item in history[:-2]]
+    n_events = np.bincount(training, minlength=found["n_items"])
+    counts = n_events[[history[-1] for history in events.values()]]
+    assert by_events["n_users"]["1-5"] == ((counts >= 1) & (counts <= 5)).sum()
+
+
+def test_twin_level_figures_go_by_the_codes_before_repair(finished: Path) -> None:
+    found = json.loads((finished / "evaluation" / "metrics.json").read_text())
+    told = found["twin_level"]
+    assert list(told["rankings"]) == list(found["rankings"])
+    for name, values in told["rankings"].items():
+        assert values["HR@1"] >= found["rankings"][name]["HR@1"]
+    for modality in ("text", "image"):
+        facts = json.loads((finished / "codes" / f"Demo.{modality}.json").read_text())
+        before = np.load(finished / "codes" / f"Demo.{modality}.before.npy")
+        assert before.dtype == np.uint16
+        assert len(before) == found["n_items"]
+        distinct = len(np.unique(before, axis=0))
+        assert (len(before) - distinct) / len(before) == pytest.approx(facts["rate_before"])
+
+
+def test_a_run_without_kept_codes_lacks_their_figures_alone(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for path in (folder / "codes").glob("*.before.npy"):
+        path.unlink()
+    pipeline.run(tiny.settings(folder, "evaluation.alpha=0.4"), journal=SILENT)
+    found = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    assert "twin_level" not in found
+    assert "by_training_events" in found
 
 
 def test_rankings_are_items_each_once(finished: Path) -> None:
@@ -213,7 +245,10 @@ def test_a_shop_may_lack_a_modality_that_another_has(tmp_path: Path) -> None:
 def test_given_codes_of_different_sizes_share_a_vocabulary(finished: Path, tmp_path: Path) -> None:
     lines = (finished / "catalog" / "Demo" / "Demo.item2id").read_text().splitlines()
     items = [line.split("\t")[0] for line in lines]
-    index = {item: [f"<a_{row}>", f"<b_{300 + row}>"] for row, item in enumerate(items)}
+    rows = [max(row, 1) for row in range(len(items))]  # the first two items share their codes
+    index = {
+        item: [f"<a_{row}>", f"<b_{300 + row}>"] for row, item in zip(rows, items, strict=True)
+    }
     (tmp_path / "given.json").write_text(json.dumps(index))
     shop = finished / "catalog" / "Demo" / "shop"
     table = f"format: tables, interactions: {shop}/interactions.csv, items: {shop}/items.csv"
@@ -231,6 +266,10 @@ def test_given_codes_of_different_sizes_share_a_vocabulary(finished: Path, tmp_p
     )
     pipeline.run(settings, journal=SILENT)
     assert "text" in metrics_of(tmp_path / "run")
+    before = np.load(tmp_path / "run" / "codes" / "A.text.before.npy")
+    assert before.tolist() == [[row, 300 + row] for row in rows]
+    after = json.loads((tmp_path / "run" / "codes" / "A.index_lemb.json").read_text())
+    assert len({tuple(tokens) for tokens in after.values()}) == len(items)
 
 
 def test_a_changed_setting_is_done_anew(finished: Path, tmp_path: Path) -> None:
@@ -285,7 +324,10 @@ def test_rankings_with_and_without_seen_items_are_both_reported(
         assert found["rankings"][name] == values
     other = found["seen_removed"]
     assert list(other["rankings"]) == list(found["rankings"])
-    assert set(other) == {"rankings", "intervals", "differences", "significance", "combination"}
+    assert set(other) == {
+        "rankings", "intervals", "differences", "significance", "twin_level", "by_training_events",
+        "combination",
+    }  # fmt: skip
     assert other["rankings"]["ease"] != found["rankings"]["ease"]
     events = json.loads((folder / "catalog/Demo/Demo.inter.json").read_text())
     items, users = (

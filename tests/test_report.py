@@ -122,6 +122,21 @@ def metrics() -> dict[str, Any]:
                 for metric in ("NDCG@10", "HR@10")
             }
         },
+        "twin_level": {
+            "codes": dict.fromkeys(values, "text"),
+            "n_users": {"text": 123},
+            "rankings": {name: dict.fromkeys(names, 1.5 * value) for name, value in values.items()},
+        },
+        "by_training_events": {
+            "n_users": {"0": 0, "1-5": 34, "6+": 1200},
+            "rankings": {
+                name: {
+                    key: dict.fromkeys(("HR@10", "NDCG@10"), None if key == "0" else value / 2)
+                    for key in ("0", "1-5", "6+")
+                }
+                for name, value in values.items()
+            },
+        },
     }  # fmt: skip
 
 
@@ -204,6 +219,10 @@ def test_page_says_the_figures() -> None:
         "0.1011\u20130.1499",
         "Difference to the best baseline, paired bootstrap over users",
         "-0.0021 to +0.0321",
+        "whose target shared its codes: by text codes 123 users.",
+        "Fused 0.1875 (best)",
+        "By events of the target in training histories (0: 0 users, 1-5: 34 users, 6+: 1,200",
+        "Fused \u2013 \u2013 0.0625 0.0625 0.0625 0.0625",
         "Text codes of 5 items (1 more have no text)",
         "Collision rate before 20.00 % 20.00 % Collision rate after 0.00 % 0.00 %",
         "Squared error per item before 0.75 0.75",
@@ -238,7 +257,7 @@ def test_page_says_the_figures() -> None:
 
 def test_best_figure_of_each_column_is_marked_once() -> None:
     source = page(full())
-    assert source.count('<strong class="best">') == 5
+    assert source.count('<strong class="best">') == 2 * 5  # counted by items, and by codes
     assert re.search(r"EASE\u1d3f</th><td><strong", source)
 
 

@@ -150,16 +150,18 @@ def print_results(settings: Settings) -> None:
 
 
 def _print_rankings(found: Mapping[str, Any], *, title: str) -> None:
-    """Print figures, and how the rankings that are no baselines differ from the best that is."""
-    from rich.table import Table
+    """Print figures, and how the rankings that are no baselines differ from the best that is.
 
-    names = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
-    table = Table("ranking", title=title)
-    for name in names:
-        table.add_column(name, justify="right")
-    for ranking, values in found["rankings"].items():
-        table.add_row(ranking, *(f"{values[name]:.4f}" for name in names))
-    console().print(table)
+    Figures that a run of an earlier version lacks are left out.
+    """
+    _print_metrics(found["rankings"], title=title)
+    if "twin_level" in found:
+        told = found["twin_level"]
+        sharing = ", ".join(f"{n:,} by {m} codes" for m, n in told["n_users"].items())
+        _print_metrics(told["rankings"], title=f"{title}: counted by codes before repair")
+        print(f"users whose target shared its codes before repair: {sharing}")
+    if "by_training_events" in found:
+        _print_by_events(found["by_training_events"], title=title)
     for ranking, told in found.get("significance", {}).items():
         parts = []
         for metric, one in told.items():
@@ -169,6 +171,33 @@ def _print_rankings(found: Mapping[str, Any], *, title: str) -> None:
                 f"p {one['p_value']:.3f}) to {one['baseline']}"
             )
         print(f"{ranking}, beside the best baseline: {'; '.join(parts)}")
+
+
+def _print_metrics(rankings: Mapping[str, Any], *, title: str) -> None:
+    """Print HR and NDCG of rankings as a table."""
+    from rich.table import Table
+
+    names = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+    table = Table("ranking", title=title)
+    for name in names:
+        table.add_column(name, justify="right")
+    for ranking, values in rankings.items():
+        table.add_row(ranking, *(f"{values[name]:.4f}" for name in names))
+    console().print(table)
+
+
+def _print_by_events(told: Mapping[str, Any], *, title: str) -> None:
+    """Print figures of users by how often their target occurs in training."""
+    from rich.table import Table
+
+    table = Table("ranking", title=f"{title}: by events of the target in training")
+    for key, n_users in told["n_users"].items():
+        for metric in ("HR@10", "NDCG@10"):
+            table.add_column(f"{key}\n{n_users:,} users\n{metric}", justify="right")
+    for ranking, groups in told["rankings"].items():
+        values = (value for group in groups.values() for value in group.values())
+        table.add_row(ranking, *("-" if value is None else f"{value:.4f}" for value in values))
+    console().print(table)
 
 
 def print_recommendation(found: Recommendation) -> None:

@@ -8,12 +8,20 @@ know how a ranking was made. Every user counts: one whose target is not listed i
     fusion      text and image: the authors' rule, or a weighted mean of log-probabilities
     combination any number of lists: calibrated probabilities, averaged
     intervals   bootstrap over users
+    groups      codes instead of items; users by how often their target was seen in training
     summary     what `evaluation/metrics.json` holds
 """
 
 from mql4grec.evaluation.combination import Calibration, Combination, calibrate, combine, fit
 from mql4grec.evaluation.figures import METRICS, gains, metrics
 from mql4grec.evaluation.fusion import AUTHORS_N_TOKENS, assemble, fuse
+from mql4grec.evaluation.groups import (
+    Items,
+    by_training_events,
+    merge_twins,
+    number_codes,
+    twin_level,
+)
 from mql4grec.evaluation.intervals import bootstrap, bootstrap_difference
 from mql4grec.evaluation.lists import remove_seen
 from mql4grec.evaluation.summary import evaluate
@@ -23,15 +31,20 @@ __all__ = [
     "METRICS",
     "Calibration",
     "Combination",
+    "Items",
     "assemble",
     "bootstrap",
     "bootstrap_difference",
+    "by_training_events",
     "calibrate",
     "combine",
     "evaluate",
     "fit",
     "fuse",
     "gains",
+    "merge_twins",
     "metrics",
+    "number_codes",
     "remove_seen",
+    "twin_level",
 ]

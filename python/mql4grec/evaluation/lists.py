@@ -1,4 +1,4 @@
-"""Lists of items: side by side, sorted, seen items removed."""
+"""Lists of items: side by side, sorted, without some of their items."""
 
 from __future__ import annotations
 
@@ -76,8 +76,13 @@ def remove_seen(rankings: Rankings, histories: Histories) -> Rankings:
     width = 2 + max(rankings.items.max(initial=0), histories.items.max(initial=0))
     ranked = np.arange(n_users)[:, None] * width + rankings.items
     seen = np.isin(ranked, users * width + histories.items) | (rankings.items < 0)
-    order = np.argsort(seen, axis=1, kind="stable")
-    gone = np.take_along_axis(seen, order, axis=1)
+    return without(rankings, seen)
+
+
+def without(rankings: Rankings, gone: NDArray[np.bool_]) -> Rankings:
+    """Take places out of the lists, bool (U, M); what follows moves up, -1 fills the end."""
+    order = np.argsort(gone, axis=1, kind="stable")
+    gone = np.take_along_axis(gone, order, axis=1)
     return Rankings(
         items=np.where(gone, -1, np.take_along_axis(rankings.items, order, axis=1)),
         scores=np.where(gone, -np.inf, np.take_along_axis(rankings.scores, order, axis=1)),

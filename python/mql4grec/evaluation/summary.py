@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mql4grec.config import EvaluationSettings
 from mql4grec.decoding import Rankings
 from mql4grec.evaluation.figures import METRICS, gains, metrics
+from mql4grec.evaluation.groups import Items, by_training_events, twin_level
 from mql4grec.evaluation.intervals import intervals_of, p_value, resampled_means
 
 GENERATED = ("text", "image", "fused", "combined")  # all other rankings are baselines
@@ -21,7 +22,7 @@ def evaluate(
     rankings: Mapping[str, Rankings],
     targets: NDArray[np.int32],
     *,
-    n_items: int,
+    items: Items,
     settings: EvaluationSettings,
     seed: int,
 ) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def evaluate(
     Args:
         rankings: By name: "text", "image", "fused", "combined"; all others are baselines.
         targets: int32 (U,), every test user's target.
-        n_items: N, to say what the rankings chose from.
+        items: What the rankings chose from.
         settings: Of this room.
         seed: Of the bootstrap.
 
@@ -39,7 +40,8 @@ def evaluate(
         and metric), "differences" (of "fused", or else the first ranking, minus each other one:
         95 %, paired), "significance" (of every ranking that is no baseline, beside the baseline
         that is best by NDCG@10 and the one that is by HR@10: the difference, its 95 % interval and
-        p-value, from the same paired draws), "settings".
+        p-value, from the same paired draws), "twin_level" (where codes before repair are known) and
+        "by_training_events", as the functions of these names give them, "settings".
 
     Raises:
         ValueError: If there is no ranking, or one does not match `targets`.
@@ -54,7 +56,7 @@ def evaluate(
     drawn = dict(zip(names, np.split(means, len(names), axis=1), strict=True))
     return {
         "n_users": len(targets),
-        "n_items": n_items,
+        "n_items": len(items.n_events),
         "rankings": {name: metrics(rankings[name], targets) for name in names},
         "intervals": {name: intervals_of(drawn[name]) for name in names},
         "differences": {
@@ -63,6 +65,8 @@ def evaluate(
             if name != best
         },
         "significance": _significance(rankings, values=values, drawn=drawn),
+        **({"twin_level": twin_level(rankings, targets, items)} if items.codes else {}),
+        "by_training_events": by_training_events(rankings, targets, items),
         "settings": settings.model_dump(mode="json"),
     }
 

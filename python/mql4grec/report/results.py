@@ -10,6 +10,7 @@ from mql4grec.report.markup import (
     NO_VALUE,
     NOTHING,
     Html,
+    amount,
     count,
     element,
     join,
@@ -34,6 +35,7 @@ OTHER_WAYS = {
     "seen_removed": "without the items of the history",
     "seen_kept": "with the items of the history",
 }
+GROUP_COLUMNS = ("HR@10", "NDCG@10")
 CHARTED = {
     "HR@10": "HR@10: next item among the first ten, share of users",
     "NDCG@10": "NDCG@10: the same, a hit at the top counts more",
@@ -61,9 +63,11 @@ def results(metrics: Mapping[str, Any] | None) -> Html:
         "results",
         "Results",
         paragraph(note),
-        _table(rankings, intervals),
+        _table(rankings, intervals, caption="Rankings on the test items"),
         element("div", *charts, class_="charts") if charts else NOTHING,
         _significance(metrics.get("significance") or {}),
+        _twin_level(metrics),
+        _by_training_events(metrics),
         *(_other_way(metrics[key], how) for key, how in OTHER_WAYS.items() if key in metrics),
     )
 
@@ -142,13 +146,57 @@ def _other_way(found: Mapping[str, Any], how: str) -> Html:
     """Show the figures of the same rankings with seen items removed, or kept."""
     return join(
         [
-            _table(found["rankings"], found["intervals"], how=how),
+            _table(
+                found["rankings"],
+                found["intervals"],
+                caption=f"Rankings on the test items, {how}",
+            ),
             _significance(found["significance"], how),
+            _twin_level(found, how),
+            _by_training_events(found, how),
         ]
     )
 
 
-def _table(rankings: Mapping[str, Any], intervals: Mapping[str, Any], *, how: str = "") -> Html:
+def _twin_level(found: Mapping[str, Any], how: str = "") -> Html:
+    """Show the figures of codes instead of items, as papers count."""
+    if "twin_level" not in found:
+        return NOTHING
+    told = found["twin_level"]
+    shared = ", ".join(
+        f"by {modality} codes {amount(n, 'user')}" for modality, n in told["n_users"].items()
+    )
+    note = (
+        "Papers count a hit when the codes are the target's. Below, an item counts if it had the "
+        "target's codes before collisions were repaired, and ranks count different codes; text and "
+        "image go by their own codes, all others by those of the texts where there are any. Users "
+        f"whose target shared its codes: {shared}."
+    )
+    caption = f"Counted by codes before repair{how and ', ' + how}"
+    return join([paragraph(note), _table(told["rankings"], {}, caption=caption)])
+
+
+def _by_training_events(found: Mapping[str, Any], how: str = "") -> Html:
+    """Show the figures of users whose target was never, seldom or often seen in training."""
+    if "by_training_events" not in found:
+        return NOTHING
+    told = found["by_training_events"]
+    groups = told["n_users"]
+    header = ["Ranking", *(f"{metric}: {key}" for key in groups for metric in GROUP_COLUMNS)]
+    bodies = []
+    for group in _order(told["rankings"]):
+        rows = []
+        for name in group:
+            values = [told["rankings"][name][key][m] for key in groups for m in GROUP_COLUMNS]
+            cells = [text(NO_VALUE if v is None else f"{v:.4f}") for v in values]
+            rows.append(row(text(_title(name)), cells))
+        bodies.append(rows)
+    sizes = ", ".join(f"{key}: {amount(n, 'user')}" for key, n in groups.items())
+    caption = f"By events of the target in training histories ({sizes}){how and ', ' + how}"
+    return table(bodies, caption=caption, header=header)
+
+
+def _table(rankings: Mapping[str, Any], intervals: Mapping[str, Any], *, caption: str) -> Html:
     present = [metric for metric in COLUMNS if any(metric in found for found in rankings.values())]
     best = {m: max(found[m] for found in rankings.values() if m in found) for m in present}
     bodies = []
@@ -164,7 +212,6 @@ def _table(rankings: Mapping[str, Any], intervals: Mapping[str, Any], *, how: st
             for name in group
         ]
         bodies.append([_group_row(title, len(present)), *rows] if rows else [])
-    caption = f"Rankings on the test items{how and ', ' + how}"
     return table(bodies, caption=caption, header=("Ranking", *present))
 
 

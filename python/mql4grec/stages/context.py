@@ -121,6 +121,11 @@ def index_path(folder: Path, dataset: str, modality: Modality) -> Path:
     return folder / f"{dataset}.index_{INDEX_SUFFIX[modality]}.json"
 
 
+def before_path(folder: Path, dataset: str, modality: Modality) -> Path:
+    """Give the place of a shop's codes before repair, uint16 (N, L)."""
+    return folder / f"{dataset}.{modality}.before.npy"
+
+
 def load_ids(context: Context, shop: DatasetSettings) -> dict[Modality, SemanticIds]:
     """Read a shop's semantic IDs, by modality."""
     folder = context.folder / "codes"

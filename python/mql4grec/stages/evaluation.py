@@ -20,7 +20,7 @@ from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.report import read_rankings, write_rankings
 from mql4grec.stages import ranking as generated
-from mql4grec.stages.context import Context, load_catalog, modalities
+from mql4grec.stages.context import Context, before_path, load_catalog, load_ids, modalities
 
 if TYPE_CHECKING:
     from mql4grec.evaluation import Combination
@@ -134,13 +134,14 @@ def evaluate(context: Context, folder: Path) -> None:
     settings = context.settings
     shop = load_catalog(context, settings.target.name)
     rankers = fit_baselines(context, shop)
+    items = _items(context, shop)
     found: dict[str, Any] = {}
     for removed in ways_of(settings):
         rankings, combination = _rank(context, shop, rankers, removed=removed)
         figures = evaluation.evaluate(
             rankings,
             shop.histories.target(1),
-            n_items=shop.n_items,
+            items=items,
             settings=settings.evaluation,
             seed=settings.seed,
         )
@@ -157,6 +158,20 @@ def evaluate(context: Context, folder: Path) -> None:
             found[SEEN[removed]] = {key: figures[key] for key in figures if key not in SHARED}
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
+
+
+def _items(context: Context, shop: Catalog) -> evaluation.Items:
+    """Tell what the figures need to know of the items.
+
+    Codes before repair are left out where they were not kept, as by versions before.
+    """
+    codes: dict[Modality, NDArray[np.int32]] = {}
+    for modality, ids in load_ids(context, context.settings.target).items():
+        path = before_path(context.folder / "codes", shop.name, modality)
+        if path.exists():
+            codes[modality] = evaluation.number_codes(np.load(path), ids.present)
+    training = shop.histories.held_out(2).items
+    return evaluation.Items(np.bincount(training, minlength=shop.n_items), codes)
 
 
 def _rank(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mql4grec import artifacts, catalog, codes
 from mql4grec.codes import SemanticIds
@@ -14,6 +18,7 @@ from mql4grec.errors import ConfigError
 from mql4grec.runtime import Journal
 from mql4grec.stages.context import (
     Context,
+    before_path,
     encoded,
     given_index,
     index_path,
@@ -80,9 +85,11 @@ def generate_codes(context: Context, folder: Path) -> None:
         item_ids = load_catalog(context, shop.name).item_ids
         for modality in modalities(settings, shop):
             work = folder / f"work-{shop.name}-{modality}"
-            ids, report = _semantic_ids(
+            before, ids, report = _semantic_ids(
                 context, shop, modality=modality, item_ids=item_ids, work=work
             )
+            with artifacts.atomic_path(before_path(folder, shop.name, modality)) as temporary:
+                np.save(temporary, before)
             write_codes(
                 folder,
                 ids,
@@ -121,19 +128,21 @@ def _semantic_ids(
     modality: Modality,
     item_ids: tuple[str, ...],
     work: Path,
-) -> tuple[SemanticIds, codes.CollisionReport]:
+) -> tuple[NDArray[np.uint16], SemanticIds, codes.CollisionReport]:
+    """Give the codes before repair (N, L), semantic IDs, and what lies between the two."""
     given = given_index(shop, modality)
     if given is not None:
-        shared = context.settings.codes.shared
         by_row = shop.format == "authors"  # their files name items by row
-        return codes.read_index(
+        read = partial(
+            codes.read_index,
             given,
             dataset=shop.name,
             modality=modality,
             n_items=len(item_ids) if by_row else None,
             item_ids=None if by_row else item_ids,
-            shared=shared,
         )
+        ids, report = read(shared=context.settings.codes.shared)
+        return read(shared="keep")[0].codes, ids, report
     from mql4grec import translator
 
     translation = translator.translate(
@@ -151,7 +160,11 @@ def _semantic_ids(
         existing = codes.read_existing(
             older, dataset=shop.name, n_items=len(item_ids), item_ids=item_ids
         )
-    return codes.assign(translation, context.settings.codes, existing=existing, item_ids=item_ids)
+    ids, report = codes.assign(
+        translation, context.settings.codes, existing=existing, item_ids=item_ids
+    )
+    # Of an item without an embedding, what an older index says.
+    return np.where(translation.present[:, None], translation.codes, ids.codes), ids, report
 
 
 def _extensions(context: Context) -> dict[tuple[str, Modality], Path]:
