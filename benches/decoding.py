@@ -50,7 +50,8 @@ from mql4grec.config import LanguageSettings, RecommenderSettings
 from mql4grec.decoding import Search, TrieLogitsProcessor, spell
 from mql4grec.decoding.beams import Target, level_scores
 from mql4grec.decoding.device_trie import DeviceTrie, lay_out
-from mql4grec.decoding.network import Past, lay_out_network, read, step
+from mql4grec.decoding.network import Past
+from mql4grec.decoding.t5 import lay_out_t5
 from mql4grec.runtime import Runtime, describe_machine
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "Instruments"
@@ -287,16 +288,16 @@ class World:
         trie = lay_out(decoding.build_trie(many_items(n_items)), device=device)
         first = self.vocabulary.first_code["text"]
         target = Target(trie, first, self.vocabulary.pad, self.vocabulary.eos)
-        network = lay_out_network(self.model, dtype=torch.float32)
+        network = lay_out_t5(self.model, dtype=torch.float32)
         ids, mask = (torch.as_tensor(part[:N_TOGETHER]).to(device) for part in self.inputs)
-        memory = read(network, ids, mask, n_steps=len(first) + 1)
+        memory = network.read(ids, mask, n_steps=len(first) + 1)
         found = {"items of the constraint": float(trie.n_items)}
         for level, start in enumerate(first):
             beams = (len(ids), N_BEAMS if level else 1)
             nodes = torch.randint(trie.levels[level], trie.levels[level + 1], beams, device=device)
             tokens = torch.full(beams, start, device=device)
             past = Past()
-            run = partial(step, network, tokens, memory, past=past)
+            run = partial(network.step, tokens, memory, past=past)
             hidden, _ = run()
             gained = level_scores(network, target, hidden, level=level)
 

@@ -12,7 +12,7 @@ from mql4grec import decoding
 from mql4grec.decoding.beams import Target, beam_search
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.filters import Filters, lay_out_filters
-from mql4grec.decoding.network import lay_out_network
+from mql4grec.decoding.t5 import lay_out_t5
 from test_decoding import SHAPES, World, items_of, make_inputs, make_world, processor
 from tiny_language import histories
 
@@ -89,7 +89,7 @@ def test_left_padded_prompts_of_a_decoder_only_model(on_device: bool) -> None:
 def test_no_step_waits_for_the_host() -> None:
     """A tensor without values cannot be read: whatever asks for one raises."""
     world = make_world(5)
-    network = lay_out_network(world.model, dtype=torch.float32)
+    network = lay_out_t5(world.model, dtype=torch.float32)
     first = world.vocabulary.first_code["text"]
     target = Target(trie=lay_out(world.trie, device=CPU), first_code=first, start=0, eos=1)
     masks = np.ones((1, len(world.ids.present)), bool)

@@ -13,7 +13,7 @@ from mql4grec.decoding import batches
 from mql4grec.decoding.beams import Target, beam_search
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.graphs import LENGTH_STEP, BatchSearch, Graphs, Recording
-from mql4grec.decoding.network import lay_out_network
+from mql4grec.decoding.t5 import lay_out_t5
 from test_decoding import assert_same, make_inputs, make_world
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def record_calls(search: BatchSearch, input_ids: Tensor, attention_mask: Tensor)
 
 def test_shapes_that_come_again_are_recorded() -> None:
     world = make_world(3)
-    network = lay_out_network(world.model, dtype=torch.float32)
+    network = lay_out_t5(world.model, dtype=torch.float32)
     first = world.vocabulary.first_code["text"]
     target = Target(trie=lay_out(world.trie, device=CPU), first_code=first, start=0, eos=1)
     search = partial(beam_search, network, target, n_beams=4)

@@ -8,8 +8,9 @@ made. Its parts:
     spelling    the tokens that a model, ours or another, writes for a trie's codes
     device_trie the trie as tensors, walked on the model's device
     filters     which items each user may get
-    network     a T5's weights laid out for decoding
-    beams       our own beam search over a T5
+    network     what beam search needs of a model
+    t5          a T5's weights laid out for decoding
+    beams       our own beam search over a model
     progress    how far a call has come, kept for the next
     batches     rankings of many users, batch by batch
     generate    the trie as a constraint for `transformers.generate`

@@ -19,9 +19,10 @@ from mql4grec.decoding.beams import Found, Normalise, Target, beam_search, best_
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.filters import Filters, Gate, lay_out_filters
 from mql4grec.decoding.graphs import Graphs
-from mql4grec.decoding.network import Network, lay_out_network
+from mql4grec.decoding.network import Network
 from mql4grec.decoding.progress import PARTIAL, Progress, begin, keeping, mark_of, resume
 from mql4grec.decoding.rankings import Rankings
+from mql4grec.decoding.t5 import lay_out_t5
 from mql4grec.decoding.trie import ItemTrie, first_codes
 from mql4grec.language import Vocabulary
 from mql4grec.runtime import SILENT, Journal, Runtime
@@ -108,7 +109,7 @@ def recommend(
     if filters is not None:
         gate = lay_out_filters(filters, trie, n_users=len(input_ids), device=device)
     plan = Plan(
-        network=lay_out_network(model.train(False).to(device), dtype=_dtype(runtime)),
+        network=lay_out_t5(model.train(False).to(device), dtype=_dtype(runtime)),
         target=Target(
             trie=lay_out(trie, device=device),
             first_code=first_codes(trie, vocabulary, modality=modality),
@@ -141,7 +142,7 @@ class Plan:
     """What to search in, and for whom.
 
     Attributes:
-        network: The T5.
+        network: The model.
         target: How an item is spelt.
         input_ids: int64 (U, T), on the host.
         attention_mask: int64 (U, T), on the host.
@@ -160,8 +161,7 @@ class Plan:
 
     def n_rows(self) -> int:
         """Tell how many beams, of all users of a batch together, fit in `MEMORY`."""
-        numbers = 3 * self.network.n_heads * self.network.d_kv * len(self.network.decoder)
-        numbers *= len(self.target.first_code) + 1
+        numbers = self.network.n_kept * (len(self.target.first_code) + 1)
         size = torch.finfo(self.network.dtype).bits // 8
         return max(1, MEMORY // (numbers * size + 4 * len(self.network.embedding)))
 

@@ -1,4 +1,4 @@
-"""Our own beam search over a T5 and a trie.
+"""Our own beam search over a model and a trie.
 
 The same search as `generate` with the trie as constraint, without what makes that slow: the encoder
 and its keys and values run once per user and not per beam, the first step runs on one beam,
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from mql4grec.decoding.device_trie import DeviceTrie
 from mql4grec.decoding.filters import OpenLeaves
-from mql4grec.decoding.network import Memory, Network, Past, read, step
+from mql4grec.decoding.network import Memory, Network, Past
 
 Normalise = Literal["vocabulary", "level"]
 TILE = 1024  # tokens of the vocabulary whose logits are computed together on a CPU
@@ -73,7 +73,7 @@ def beam_search(
     """Find the `n_beams` most probable items of every user.
 
     Args:
-        network: The T5.
+        network: The model.
         target: How an item is spelt.
         input_ids: int64 (B, T).
         attention_mask: (B, T).
@@ -84,7 +84,7 @@ def beam_search(
         Items (B, m), m <= M: fewer where the trie has fewer.
     """
     trie = target.trie
-    memory = read(network, input_ids, attention_mask, n_steps=len(trie.n_codes) + 1)
+    memory = network.read(input_ids, attention_mask, n_steps=len(trie.n_codes) + 1)
     shape, device = (len(input_ids), 1), input_ids.device
     tokens = torch.full(shape, target.start, device=device)
     nodes = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -92,7 +92,7 @@ def beam_search(
     bound = torch.full(shape[:1], -torch.inf, device=device)
     past = Past()
     for level, first in enumerate(target.first_code):
-        hidden, past = step(network, tokens, memory, past=past)
+        hidden, past = network.step(tokens, memory, past=past)
         children, taken = trie.slots(nodes, level)  # (B, m, W)
         if open_leaves is not None:
             taken = taken & open_leaves.open(children)
@@ -121,7 +121,7 @@ def score_items(
     """Score every item of the trie for every user: what beam search would do, dropping nothing.
 
     Args:
-        network: The T5.
+        network: The model.
         target: How an item is spelt.
         input_ids: int64 (B, T).
         attention_mask: (B, T).
@@ -130,7 +130,7 @@ def score_items(
     Returns:
         float32 (B, N), items in the order of the trie's leaves.
     """
-    memory = read(network, input_ids, attention_mask, n_steps=len(target.first_code) + 1)
+    memory = network.read(input_ids, attention_mask, n_steps=len(target.first_code) + 1)
     size = max(1, n_rows // max(len(input_ids), 1))
     none = torch.zeros((len(input_ids), 0), device=input_ids.device)
     parts = [_score_part(network, target, memory, part=part) for part in target.trie.parts(size)]
@@ -163,7 +163,7 @@ def _score_part(
     """Score the leaves of a part of the trie: (B, n).
 
     Args:
-        network: The T5.
+        network: The model.
         target: How an item is spelt.
         memory: Of the batch.
         part: First and last node at each depth (L + 1).
@@ -173,7 +173,7 @@ def _score_part(
     scores = torch.zeros((batch, 1), device=device)
     past = Past()
     for level, first in enumerate(target.first_code):
-        hidden, past = step(network, tokens, memory, past=past)
+        hidden, past = network.step(tokens, memory, past=past)
         gained = level_scores(network, target, hidden, level=level)  # (B, m, K)
         begin, end = part[level + 1]
         parents = trie.parents_of(begin, end) - part[level][0]  # (m')
@@ -204,7 +204,7 @@ def end_scores(
     """Give the log-probability of the end after the last codes (B, m)."""
     if target.normalise == "level":
         return torch.zeros(tokens.shape, device=tokens.device)
-    hidden, _ = step(network, tokens, memory, past=past)
+    hidden, _ = network.step(tokens, memory, past=past)
     end = functional.linear(hidden, network.head[target.eos, None])
     return (end - _total(network, hidden))[:, :, 0]
 
