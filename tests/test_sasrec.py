@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mql4grec import artifacts, evaluation, sasrec
+from mql4grec import artifacts, evaluation, language, sasrec
 from mql4grec.catalog import Histories
 from mql4grec.config import SasrecSettings
 from mql4grec.errors import ArtifactError, ConfigError, DataError
 from mql4grec.runtime import Runtime
-from mql4grec.sasrec import windows
+from mql4grec.sasrec import passes
 from mql4grec.sasrec.network import SASRec, summed_loss
 from mql4grec.sasrec.ranking import validation_ndcg
 from tiny_training import Recorder
@@ -138,7 +138,7 @@ def test_the_loss_equals_a_slow_twin() -> None:
 def test_every_event_but_the_first_is_a_target_once(lengths: list[int], max_his_len: int) -> None:
     numbers = iter(range(sum(lengths)))
     events = histories([[next(numbers) for _ in range(length)] for length in lengths])
-    found = windows.training_windows(events, max_his_len=max_his_len)
+    found = language.training_windows(events, max_his_len=max_his_len)
     rows, sizes = found.rows(np.arange(len(found.starts)))
     targets = [item for row, size in zip(rows, sizes, strict=True) for item in row[1:size].tolist()]
     expected = [item for user in range(len(lengths)) for item in events.of(user)[1:].tolist()]
@@ -151,12 +151,12 @@ def test_every_event_but_the_first_is_a_target_once(lengths: list[int], max_his_
 
 def test_windows_by_hand() -> None:
     events = histories([[1, 2, 3, 4, 5], [6], [7, 8]])
-    found = windows.training_windows(events, max_his_len=3)
+    found = language.training_windows(events, max_his_len=3)
     rows, lengths = found.rows(np.arange(3))
     assert [row[:n].tolist() for row, n in zip(rows, lengths, strict=True)] == [
         [2, 3, 4, 5], [1, 2], [7, 8],
     ]  # fmt: skip
-    last, lengths = windows.last_windows(events, max_his_len=3).rows(np.arange(3))
+    last, lengths = language.last_windows(events, max_his_len=3).rows(np.arange(3))
     assert last.tolist() == [[3, 4, 5], [6, 0, 0], [7, 8, 0]]
     assert lengths.tolist() == [3, 1, 2]
 
@@ -170,18 +170,18 @@ def test_selected_histories() -> None:
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=60), n_items=st.integers(1, 10**7))
 def test_passes_have_every_window_once(lengths: list[int], n_items: int) -> None:
     events = histories([[0] * length for length in lengths])
-    found = windows.training_windows(events, max_his_len=7)
+    found = language.training_windows(events, max_his_len=7)
     which = np.random.default_rng(0).permutation(len(found.starts))
-    parts = list(windows.cut(found, which, n_items=n_items))
+    parts = list(passes.cut(found, which, n_items=n_items))
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(which)))
     for part in parts:
         n_scores = int((found.lengths[part] - 1).sum()) * n_items
-        assert n_scores <= windows.SCORES or len(part) == 1
+        assert n_scores <= passes.SCORES or len(part) == 1
 
 
 def test_passes_change_the_gradient_by_rounding_only() -> None:
     made = network()
-    found = windows.training_windows(shop(), max_his_len=6)
+    found = language.training_windows(shop(), max_his_len=6)
     which = np.arange(len(found.starts))
 
     def gradient(parts: Iterator[np.ndarray]) -> torch.Tensor:
@@ -191,7 +191,7 @@ def test_passes_change_the_gradient_by_rounding_only() -> None:
             summed_loss(made, torch.from_numpy(items), torch.from_numpy(lengths)).backward()
         return torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None])
 
-    cut = gradient(windows.cut(found, which, n_items=10**7))
+    cut = gradient(passes.cut(found, which, n_items=10**7))
     torch.testing.assert_close(cut, gradient(iter([which])), rtol=1e-3, atol=1e-3)
 
 

@@ -21,6 +21,8 @@ from mql4grec.language.samples import (
     validation_samples,
 )
 from mql4grec.language.vocabulary import Vocabulary, build_vocabulary, save_tokenizer
+from mql4grec.language.windows import Windows, last_windows, training_windows
+from mql4grec.language.words import count_codes, encode_items, spell_items, spell_windows
 
 __all__ = [
     "IGNORED",
@@ -28,14 +30,21 @@ __all__ = [
     "Corpus",
     "Samples",
     "Vocabulary",
+    "Windows",
     "build_corpus",
     "build_vocabulary",
+    "count_codes",
     "encode",
     "encode_histories",
+    "encode_items",
     "input_lengths",
     "join",
+    "last_windows",
     "save_tokenizer",
+    "spell_items",
+    "spell_windows",
     "target_lengths",
     "training_samples",
+    "training_windows",
     "validation_samples",
 ]

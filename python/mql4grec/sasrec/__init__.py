@@ -4,7 +4,7 @@ This room knows item rows and histories only, no codes and no T5. It trains on t
 user but the last two, stops by NDCG@10 of the last but one, and ranks the whole catalog. Its parts:
 
     network    causal self-attention over items, scores by the same table of items
-    windows    histories as padded batches
+    passes     the windows of a step as forward passes
     checkpoint where a training stands
     ranking    the whole catalog for every history; NDCG@10 of validation
     training   epochs, early stopping, exact resume

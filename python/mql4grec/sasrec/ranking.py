@@ -15,9 +15,10 @@ from mql4grec import artifacts
 from mql4grec.baselines import best_columns
 from mql4grec.catalog import Histories
 from mql4grec.decoding import Rankings
+from mql4grec.language import last_windows
 from mql4grec.runtime import Runtime
 from mql4grec.sasrec.network import SASRec
-from mql4grec.sasrec.windows import SCORES, last_windows
+from mql4grec.sasrec.passes import SCORES
 
 WEIGHTS, SIZES = "model.safetensors", "config.json"
 

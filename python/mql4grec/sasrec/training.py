@@ -25,12 +25,13 @@ from mql4grec import artifacts
 from mql4grec.catalog import Histories
 from mql4grec.config import SasrecSettings
 from mql4grec.errors import ConfigError, DataError
+from mql4grec.language import Windows, training_windows
 from mql4grec.runtime import SILENT, Journal, Runtime
 from mql4grec.sasrec import checkpoint
 from mql4grec.sasrec.checkpoint import Position
 from mql4grec.sasrec.network import SASRec, summed_loss
+from mql4grec.sasrec.passes import cut
 from mql4grec.sasrec.ranking import SIZES, WEIGHTS, load, validation_ndcg
-from mql4grec.sasrec.windows import Windows, cut, training_windows
 
 HISTORY = "history.json"
 SIZE_SETTINGS = ("d_model", "num_heads", "num_layers", "dropout", "max_his_len")

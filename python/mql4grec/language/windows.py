@@ -1,21 +1,16 @@
-"""Histories as batches: windows of them for training, their last items for ranking.
+"""Whole histories as samples: windows of them for training, their last items for ranking.
 
-Rows are padded at the end. Attention looks back only, so that padding there changes nothing, and
-the first item of a window is always at place 0.
+Rows are padded at the end: models that look back only do not see it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec.catalog import Histories
-
-ROW_PLACES = 1 << 15  # padded places of one forward pass
-SCORES = 1 << 23  # scores of one forward pass: 32 MiB of float32, and as much for their gradient
 
 
 @dataclass(frozen=True)
@@ -60,20 +55,3 @@ def last_windows(histories: Histories, *, max_his_len: int) -> Windows:
     """Take the last `max_his_len` events of every user, none of an empty history."""
     lengths = np.minimum(histories.lengths(), max_his_len)
     return Windows(histories.items, histories.offsets[1:] - lengths, lengths)
-
-
-def cut(windows: Windows, which: NDArray[np.int64], *, n_items: int) -> Iterator[NDArray[np.int64]]:
-    """Cut the windows of one optimizer step into forward passes of similar length, longest first.
-
-    The gradient is a sum over all targets, so their order is free, and sorting leaves little
-    padding. A pass has no more scores than memory is meant for, but at least one window.
-    """
-    ordered = which[np.argsort(-windows.lengths[which], kind="stable")]
-    limit = min(ROW_PLACES, max(SCORES // n_items, 1))
-    start = 0
-    while start < len(ordered):
-        longest = max(int(windows.lengths[ordered[start]]) - 1, 1)
-        # A quarter of a step at most, so that short windows are not padded to long ones.
-        size = min(max(limit // longest, 1), max(-(-len(which) // 4), 16))
-        yield ordered[start : start + size]
-        start += size
