@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 import tiny
-from mql4grec import artifacts, catalog, config, pipeline
+from mql4grec import artifacts, catalog, config, evaluation, pipeline
+from mql4grec.decoding import Rankings
 from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.runtime import SILENT, Journal
 from mql4grec.stages import plan
@@ -307,6 +308,65 @@ def test_rankings_are_combined_with_weights_of_the_validation_split(
         assert arrays["items"].shape == (30, 10)
     assert not (folder / "validation" / "image.npz").exists()
     assert pipeline.run(settings, journal=SILENT) == []
+
+
+@pytest.mark.parametrize("remove_seen", [False, True])
+def test_an_epoch_is_chosen_by_what_decoding_finds(
+    finished: Path, tmp_path: Path, remove_seen: bool
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    values = (
+        "recommender.finetune.select_by=ndcg",
+        "recommender.finetune.epochs=3",
+        "evaluation.combine=[text, image]",
+        f"evaluation.remove_seen={remove_seen}",
+    )
+    settings = tiny.settings(folder, *values)
+    done = pipeline.run(settings, journal=SILENT, until="evaluate")
+    assert done[:3] == ["finetune", "evaluate decoding", "evaluate validation"]
+    history = json.loads((folder / "recommender/finetune/history.json").read_text())
+    figures = [epoch["valid_ndcg"] for epoch in history["epochs"]]
+    assert history["best_epoch"] == int(np.argmax(figures)) + 1
+    shop = catalog.load(folder / "catalog" / "Demo", "Demo")
+    again = []
+    for modality in ("text", "image"):
+        with np.load(folder / "validation" / f"{modality}.npz") as arrays:
+            found = Rankings(arrays["items"], arrays["scores"])
+        again.append(evaluation.metrics(found, shop.histories.target(2))["NDCG@10"])
+    assert history["best_valid_ndcg"] == pytest.approx(np.mean(again))
+
+
+def test_what_an_epoch_is_chosen_by_is_part_of_a_fingerprint_where_it_counts(
+    finished: Path,
+) -> None:
+    def stale(*values: str) -> set[str]:
+        states = pipeline.inspect(tiny.settings(finished, *values))
+        return {item.stage.name for item in states if item.state == "stale"}
+
+    assert stale("recommender.finetune.select_users=7") == set()
+    marks = [
+        {item.stage.name: item.mark for item in pipeline.inspect(tiny.settings(finished, *values))}
+        for values in (
+            ("recommender.finetune.select_by=ndcg",),
+            ("recommender.finetune.select_by=ndcg", "decoding.normalise=level"),
+            ("recommender.finetune.select_by=ndcg", "decoding.batch_size=7"),
+            ("decoding.normalise=level",),
+        )
+    ]
+    assert marks[0]["finetune"] != marks[1]["finetune"]
+    assert marks[0]["finetune"] == marks[2]["finetune"]
+    assert "finetune" not in stale("decoding.normalise=level")
+
+
+def test_a_training_without_a_task_that_ranks_cannot_go_by_ndcg(tmp_path: Path) -> None:
+    values = ("recommender.pretrain={datasets: [Demo], tasks: [fusionseqrec], select_by: ndcg}",)
+    with pytest.raises(ConfigError) as caught:
+        pipeline.run(tiny.settings(tmp_path, *values), journal=SILENT, until="pretrain")
+    assert str(caught.value) == (
+        "`select_by`: expected, with 'ndcg', a task that ranks items, ['seqrec', 'seqimage'], and "
+        "a shop that has its codes, got ['fusionseqrec']; add one, or select by loss"
+    )
 
 
 def test_rankings_with_and_without_seen_items_are_both_reported(

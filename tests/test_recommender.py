@@ -220,6 +220,86 @@ def test_training_stops_when_patience_is_used_up(tmp_path: Path) -> None:
     assert len(found["epochs"]) == found["best_epoch"] + 2 < 9
 
 
+def test_the_epoch_of_the_best_ndcg_is_kept_and_patience_goes_by_it(tmp_path: Path) -> None:
+    told = [0.1, 0.3, 0.3, 0.2, 0.9]
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def ndcg(model: T5ForConditionalGeneration) -> float:
+        seen.append(training.weights(model))
+        model.eval()  # as decoding does; training goes on with dropout all the same
+        return told[len(seen) - 1]
+
+    journal = training.Recorder()
+    model = training.train(
+        tmp_path, ndcg=ndcg, select_by="ndcg", epochs=9, patience=2, journal=journal
+    )
+    found = history(tmp_path)
+    assert [epoch["valid_ndcg"] for epoch in found["epochs"]] == told[:4]
+    assert (found["best_epoch"], found["best_valid_ndcg"]) == (2, 0.3)
+    assert found["best_valid_loss"] == found["epochs"][1]["valid_loss"]
+    for name, tensor in training.weights(model).items():
+        assert torch.equal(tensor, seen[1][name])
+    logged = [values for event, values in journal.events if event == "recommender.finetune.epoch"]
+    assert [values["valid_ndcg"] for values in logged] == told[:4]
+
+
+def of_weights(model: T5ForConditionalGeneration) -> float:
+    """Stand for a figure that depends on nothing but the weights."""
+    return 1 / (1 + float(model.shared.weight.detach().double().square().sum()))
+
+
+def test_selected_by_ndcg_an_interrupted_training_ends_with_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    undisturbed = training.train(tmp_path / "undisturbed", ndcg=of_weights, select_by="ndcg")
+    per_epoch = -(-history(tmp_path / "undisturbed")["n_samples"] // 32)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(
+            tmp_path / "killed",
+            ndcg=of_weights,
+            select_by="ndcg",
+            journal=training.Recorder(stop_after=per_epoch + 3),
+        )
+    resumed = training.train(tmp_path / "killed", ndcg=of_weights, select_by="ndcg")
+    for name, tensor in training.weights(undisturbed).items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert trace(tmp_path / "killed") == trace(tmp_path / "undisturbed")
+    for one in (history(tmp_path / "killed"), history(tmp_path / "undisturbed")):
+        figures = [epoch["valid_ndcg"] for epoch in one["epochs"]]
+        assert one["best_epoch"] == int(np.argmax(figures)) + 1
+    assert figures == [epoch["valid_ndcg"] for epoch in history(tmp_path / "killed")["epochs"]]
+    training.train(tmp_path / "by_loss")
+    assert trace(tmp_path / "by_loss") == trace(tmp_path / "undisturbed")  # it changes nothing
+
+
+def test_of_two_processes_one_measures_and_both_decide_by_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nimport tiny_training as training\n"
+        "from accelerate import PartialState\n"
+        "told = [.2, .5, .4, .3, .1]\n"
+        "def ndcg(model):\n"
+        "    assert PartialState().is_main_process\n"
+        "    return told.pop(0)\n"
+        "training.train(Path(sys.argv[1]), ndcg=ndcg, select_by='ndcg', epochs=5, patience=2)\n"
+        "assert len(told) == (1 if PartialState().is_main_process else 5)\n"
+        "PartialState().destroy_process_group()\n"
+    )
+    launch_two(script, str(tmp_path / "two"))
+    found = history(tmp_path / "two")
+    assert [epoch["valid_ndcg"] for epoch in found["epochs"]] == [0.2, 0.5, 0.4, 0.3]
+    assert found["best_epoch"] == 2
+
+
+@pytest.mark.parametrize(("select_by", "ndcg"), [("ndcg", None), ("loss", of_weights)])
+def test_what_measures_and_what_decides_belong_together(
+    tmp_path: Path, select_by: str, ndcg: Callable[..., float] | None
+) -> None:
+    message = "`ndcg`: expected a function with `select_by: ndcg`, and none with `select_by: loss`"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        training.train(tmp_path, ndcg=ndcg, select_by=select_by)
+
+
 def test_training_stops_when_time_is_up(tmp_path: Path) -> None:
     training.train(tmp_path, max_minutes=1e-9)
     found = history(tmp_path)

@@ -255,6 +255,14 @@ def test_page_says_the_figures() -> None:
         assert expected in said
 
 
+def test_the_epoch_kept_is_that_of_what_decides() -> None:
+    epochs = [{**epoch, "valid_ndcg": 0.5 / epoch["epoch"]} for epoch in full().finetune]
+    found = Page(page(replace(full(), finetune=epochs)))
+    assert "3 epochs; best validation NDCG@10 0.5000 after epoch 1, which is kept" in found.said
+    assert "NDCG@10 of validation users" in found.said
+    assert "NDCG@10 of validation users" not in Page(page(full())).said
+
+
 def test_best_figure_of_each_column_is_marked_once() -> None:
     source = page(full())
     assert source.count('<strong class="best">') == 2 * 5  # counted by items, and by codes

@@ -75,6 +75,7 @@ def train(
     dropout: float = 0.1,
     stage: str = "finetune",
     checkpoint_seconds: float = 1e-9,
+    ndcg: Callable[[T5ForConditionalGeneration], float] | None = None,
     **values: Any,
 ) -> T5ForConditionalGeneration:
     corpora = corpora or [shop()]
@@ -86,6 +87,7 @@ def train(
         folder=folder,
         runtime=Runtime(seed=3, checkpoint_seconds=checkpoint_seconds),
         journal=journal or Recorder(),
+        ndcg=ndcg,
     )
 
 

@@ -260,11 +260,21 @@ class TrainingSettings(Record):
     epochs: Positive = 200
     samples_per_epoch: int | None = Field(default=None, gt=0)  # a random part; None: all of them
     validation_samples: int | None = Field(default=None, gt=0)  # a fixed random part; None: all
-    patience: Positive = 10  # epochs without a better validation loss
+    select_by: Literal["loss", "ndcg"] = "loss"
+    """Which epoch is the best, for what is kept and for patience: the one of the lowest validation
+    loss; or of the highest item-level NDCG@10 of validation users, by beam search as `decoding`
+    says with 20 beams at most, averaged over modalities."""
+    select_users: Positive = 1000  # of each shop that are decoded for it: a fixed random part
+    patience: Positive = 10  # epochs without a better one
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
     loss_over: Literal["vocabulary", "level"] = "vocabulary"
     """Among which tokens a target token has its probability: all; or, as with
     `decoding.normalise: level`, the codes of its level."""
+
+    @property
+    def unused(self) -> set[str]:
+        """Name the settings that change nothing beside the others."""
+        return {"select_by", "select_users"} if self.select_by == "loss" else set()
 
 
 PRETRAIN = TrainingSettings(

@@ -32,8 +32,9 @@ class Position:
         loss: Sum over the target tokens of these steps.
         n_tokens: Number of these target tokens.
         seconds: Of training so far, interruptions not counted.
-        best_epoch: Finished epochs when the validation loss was lowest; 0 before the first.
-        best_loss: That loss per target token.
+        best_epoch: Finished epochs when validation was best; 0 before the first.
+        best_loss: The validation loss per target token then.
+        best_ndcg: NDCG@10 of validation users then, if that is what decides.
         epochs: What is known of every finished epoch, for `history.json`.
         out_of_time: Whether `max_minutes` have ended the training.
     """
@@ -45,6 +46,7 @@ class Position:
     seconds: float = 0.0
     best_epoch: int = 0
     best_loss: float = float("inf")
+    best_ndcg: float = -1.0
     epochs: tuple[dict[str, Any], ...] = ()
     out_of_time: bool = False
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast
+from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from mql4grec import artifacts, language
@@ -46,8 +47,9 @@ def train(
     folder: Path,
     runtime: Runtime,
     journal: Journal = SILENT,
+    ndcg: Callable[[T5ForConditionalGeneration], float] | None = None,
 ) -> T5ForConditionalGeneration:
-    """Train a T5 and keep the one with the lowest validation loss.
+    """Train a T5 and keep the one with the lowest validation loss, or the highest NDCG.
 
     Started by `accelerate launch` (on CPUs by `torchrun`) it shares the work between processes.
     Called again after an interruption it goes on from the last checkpoint; on one CPU process, with
@@ -63,6 +65,8 @@ def train(
             `history.json`, and while training `checkpoint.safetensors`.
         runtime: The machine; its seed is the run's.
         journal: Told of every epoch.
+        ndcg: Gives NDCG@10 of validation users, for `settings.select_by: ndcg`; called after each
+            epoch, by the main process only.
 
     Returns:
         The model with the best weights, ready to recommend.
@@ -71,7 +75,13 @@ def train(
         ConfigError: If no task is left, memory is too small, or the loss is no number.
         DataError: If there is nothing to validate on.
         ArtifactError: If `folder` holds another training.
+        ValueError: If `ndcg` is needed and not given, or the model does not fit the corpus.
     """
+    if (ndcg is not None) != (settings.select_by == "ndcg"):
+        raise ValueError(
+            "`ndcg`: expected a function with `select_by: ndcg`, and none with `select_by: loss`, "
+            f"got {ndcg!r} with {settings.select_by!r}"
+        )
     processes = PartialState(cpu=runtime.device == "cpu")
     journal = journal if processes.is_main_process else SILENT
     loop = _prepare(
@@ -90,7 +100,7 @@ def train(
     processes.wait_for_everyone()
     if not finished:
         with _own_generator(loop.model.device), _out_of_memory_told(loop):
-            _run_epochs(loop)
+            _run_epochs(loop, ndcg)
         processes.wait_for_everyone()
     models.set_weights(loop.model, models.weights(models.load(folder)))
     loop.model.eval()
@@ -150,7 +160,7 @@ def _prepare(
     )
 
 
-def _run_epochs(loop: Loop) -> None:
+def _run_epochs(loop: Loop, ndcg: Callable[[T5ForConditionalGeneration], float] | None) -> None:
     """Train from the last checkpoint to the end."""
     position = checkpoint.restore(
         loop.folder, model=loop.model, optimizer=loop.optimizer, mark=loop.mark
@@ -162,7 +172,7 @@ def _run_epochs(loop: Loop) -> None:
     with loop.journal.track(f"{loop.stage}: samples", total=total, done=done) as advance:
         while not _is_over(position, loop.settings):
             position = _train_epoch(loop, position, advance)
-            position = _validate(loop, position)
+            position = _validate(loop, position, ndcg)
             _keep(loop, position)
     if loop.processes.is_main_process:
         _write_history(loop, position, finished=True)
@@ -206,10 +216,13 @@ def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None])
     return position
 
 
-def _validate(loop: Loop, position: Position) -> Position:
-    """Measure the loss on the validation samples and close the epoch."""
+def _validate(
+    loop: Loop, position: Position, ndcg: Callable[[T5ForConditionalGeneration], float] | None
+) -> Position:
+    """Measure the loss on the validation samples, if asked NDCG@10, and close the epoch."""
     started = time.monotonic()
     valid_loss = validation_loss(loop)
+    valid_ndcg = None if ndcg is None else _told_by_main(loop, ndcg)
     seconds = position.seconds + time.monotonic() - started
     n_steps = position.epoch * loop.n_steps + position.step
     n_samples = min(position.step * loop.settings.batch_size, loop.n_samples)
@@ -219,13 +232,17 @@ def _validate(loop: Loop, position: Position) -> Position:
         "step": n_steps,
         "train_loss": position.loss / max(position.n_tokens, 1),
         "valid_loss": valid_loss,
+        **({} if valid_ndcg is None else {"valid_ndcg": valid_ndcg}),
         "lr": learning_rate(n_steps - 1, loop),
         "samples_per_second": n_samples / max(position.seconds - before, 1e-9),
         "seconds": seconds,
     }
     values = {name: value for name, value in record.items() if name not in ("epoch", "step")}
     loop.journal.log(f"recommender.{loop.stage}.epoch", step=position.epoch + 1, **values)
-    better = valid_loss < position.best_loss
+    if valid_ndcg is None:
+        better = valid_loss < position.best_loss
+    else:
+        better = valid_ndcg > position.best_ndcg
     return replace(
         position,
         epoch=position.epoch + 1,
@@ -235,8 +252,18 @@ def _validate(loop: Loop, position: Position) -> Position:
         seconds=seconds,
         best_epoch=position.epoch + 1 if better else position.best_epoch,
         best_loss=valid_loss if better else position.best_loss,
+        best_ndcg=valid_ndcg if better and valid_ndcg is not None else position.best_ndcg,
         epochs=(*position.epochs, record),
     )
+
+
+def _told_by_main(loop: Loop, ndcg: Callable[[T5ForConditionalGeneration], float]) -> float:
+    """Let the main process measure, and all have its figure, so that they decide alike."""
+    found = ndcg(loop.model) if loop.processes.is_main_process else 0.0
+    if loop.processes.num_processes == 1:
+        return found
+    told: Tensor = broadcast(torch.tensor(found, dtype=torch.float64, device=loop.model.device))
+    return told.item()
 
 
 def _keep(loop: Loop, position: Position) -> None:
@@ -266,6 +293,7 @@ def _write_history(loop: Loop, position: Position, *, finished: bool) -> None:
         "n_validation_samples": len(loop.validation.order),
         "best_epoch": position.best_epoch,
         "best_valid_loss": position.best_loss,
+        **({"best_valid_ndcg": position.best_ndcg} if loop.settings.select_by == "ndcg" else {}),
         "out_of_time": position.out_of_time,
         "epochs": list(position.epochs),
     }
@@ -294,7 +322,7 @@ def _mark(
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return artifacts.fingerprint(
-        settings.model_dump(mode="json", exclude=FREE_SETTINGS),
+        settings.model_dump(mode="json", exclude=FREE_SETTINGS | settings.unused),
         model.config.dropout_rate,
         [corpus.max_his_len, corpus.sampling],
         [stage, seed],

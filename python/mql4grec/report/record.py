@@ -63,7 +63,7 @@ class ReportData:
         quality: The content of the shop's `quality/NAME.<modality>.json`, by modality.
         maps: Codebooks and items on planes, by modality; absent for given codes.
         pretrain: History of pre-training: records with "epoch" and any of "train_loss",
-            "valid_loss" and "samples_per_second".
+            "valid_loss", "valid_ndcg" and "samples_per_second".
         finetune: The same for fine-tuning.
         catalog: The shop, for titles; needed if there are examples, of users or in `quality`.
         examples: Some users, see `choose_examples`.

@@ -49,13 +49,19 @@ def _recommender(title: str, epochs: Epochs) -> list[Html]:
         _curve(epochs, "train_loss", name="training", place=0),
         _curve(epochs, "valid_loss", name="validation", place=1),
     ]
-    charts = _charts(title, [("Loss per token, nats", losses, False)])
+    ndcg = _curve(epochs, "valid_ndcg", name="validation", place=1)  # where it decides
+    charts = _charts(
+        title,
+        [("Loss per token, nats", losses, False), ("NDCG@10 of validation users", [ndcg], False)],
+    )
     if not charts:
         return []
     said = [amount(len(epochs), "epoch")]
-    valid = losses[1].points if losses[1] else []
-    if valid:
-        epoch, best = min(valid, key=lambda point: point[1])
+    if ndcg:
+        epoch, best = max(ndcg.points, key=lambda point: point[1])
+        said.append(f"best validation NDCG@10 {best:.4f} after epoch {epoch:g}, which is kept")
+    elif losses[1]:
+        epoch, best = min(losses[1].points, key=lambda point: point[1])
         said.append(f"best validation loss {best:.4f} after epoch {epoch:g}, which is kept")
     speeds = [float(e["samples_per_second"]) for e in epochs if e.get("samples_per_second")]
     if speeds:

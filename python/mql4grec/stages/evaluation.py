@@ -42,7 +42,7 @@ def decode(context: Context, folder: Path) -> None:
 def decode_validation(context: Context, folder: Path) -> None:
     """Rank for some users without their last two events, to choose weights on the last but one."""
     ranker = generated.load_ranker(context)
-    inputs, _ = validation_split(context.settings, ranker.shop)
+    inputs, _ = _combination_split(context.settings, ranker.shop)
     for modality in combined_modalities(context.settings):
         for removed in ways_of(context.settings):
             _decode(ranker, inputs, modality=modality, folder=folder, removed=removed)
@@ -95,18 +95,10 @@ def combined_modalities(settings: Settings) -> tuple[Modality, ...]:
     return tuple(m for m in MODALITIES if m in settings.evaluation.combine)
 
 
-def validation_split(settings: Settings, shop: Catalog) -> tuple[Histories, NDArray[np.int64]]:
-    """Draw the users on whose last but one events weights are chosen.
-
-    Returns:
-        Their histories without the last two events, and who they are, int64, ascending.
-    """
-    users = np.arange(shop.histories.n_users)
+def _combination_split(settings: Settings, shop: Catalog) -> tuple[Histories, NDArray[np.int64]]:
+    """Draw the users on whose last but one events weights are chosen."""
     limit = settings.evaluation.combine_users
-    if len(users) > limit:
-        generator = np.random.default_rng([settings.seed, limit])
-        users = np.sort(generator.choice(users, limit, replace=False))
-    return shop.histories.held_out(2).of_users(users), users
+    return generated.validation_split(shop, limit=limit, seed=settings.seed)
 
 
 def train_sasrec(context: Context, folder: Path) -> None:
@@ -242,7 +234,7 @@ def _fit_combination(
     """Choose weights on the last but one events of some users."""
     settings = context.settings
     names = settings.evaluation.combine
-    inputs, users = validation_split(settings, shop)
+    inputs, users = _combination_split(settings, shop)
     lists: dict[str, Rankings] = {}
     for modality in combined_modalities(settings):
         name = _name(settings, modality, removed=removed)

@@ -25,7 +25,7 @@ from mql4grec.stages.evaluation import (
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
 from mql4grec.stages.page import report
 from mql4grec.stages.quality import measure_quality
-from mql4grec.stages.training import finetune, pretrain
+from mql4grec.stages.training import finetune, pretrain, selection_beams
 
 
 def plan(settings: Settings) -> list[Stage]:
@@ -120,10 +120,12 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     shared = (model, language, settings.runtime.precision, settings.seed)
     target = settings.target.name
     if settings.recommender.pretrain.datasets:
-        covers = (shared, _training(settings.recommender.pretrain))
+        training = settings.recommender.pretrain
+        covers = (shared, _training(training), *_selection(settings, training))
         place = "recommender/pretrain"
         yield Stage("pretrain", "", place, covers, ("generate-codes",), pretrain, shared=True)
-    covers = (shared, _training(settings.recommender.finetune), target)
+    training = settings.recommender.finetune
+    covers = (shared, _training(training), target, *_selection(settings, training))
     needs = ("generate-codes", "pretrain")
     yield Stage("finetune", "", "recommender/finetune", covers, needs, finetune, shared=True)
     ways = ways_of(settings)
@@ -157,7 +159,15 @@ def _trained(settings: Settings) -> list[Path]:
 
 def _training(settings: TrainingSettings) -> dict[str, Any]:
     """Leave out what changes the speed, and of the result only dropout's draws."""
-    return settings.model_dump(mode="json", exclude={"micro_batch_size"})
+    return settings.model_dump(mode="json", exclude={"micro_batch_size"} | settings.unused)
+
+
+def _selection(settings: Settings, training: TrainingSettings) -> tuple[Any, ...]:
+    """Give what else decides which epoch is the best."""
+    if training.select_by == "loss":
+        return ()
+    decoding = settings.decoding.model_dump(mode="json", include={"normalise", "exact"})
+    return (decoding, selection_beams(settings), settings.evaluation.remove_seen)
 
 
 def _names(command: str, *shops: DatasetSettings) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mql4grec import evaluation
 from mql4grec.catalog import Catalog, Histories
-from mql4grec.config import Modality
+from mql4grec.config import DatasetSettings, Modality
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ArtifactError
 from mql4grec.stages.context import (
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranker:
-    """What ranks the items of the target shop, read once for many calls.
+    """What ranks the items of a shop, read once for many calls.
 
     Attributes:
-        context: Of a run whose fine-tuning is done.
-        shop: The target shop.
+        context: Of the run.
+        shop: The target shop; during a training, any of its shops.
         corpus: The shop's items as tokens.
-        model: The fine-tuned T5.
+        model: The T5.
         tries: Of the items, by modality; those in which the shop has codes.
     """
 
@@ -61,15 +62,24 @@ def load_ranker(context: Context) -> Ranker:
     Raises:
         ArtifactError: If a file is missing.
     """
-    from mql4grec import decoding, recommender
+    from mql4grec import recommender
 
-    target = context.settings.target
-    ids = load_spelt_ids(context, target, vocabulary=load_vocabulary(context))
+    model = recommender.load(context.folder / "recommender" / "finetune")
+    return make_ranker(context, context.settings.target, model)
+
+
+def make_ranker(
+    context: Context, shop: DatasetSettings, model: T5ForConditionalGeneration
+) -> Ranker:
+    """Put a model, trained or in training, before the items of a shop."""
+    from mql4grec import decoding
+
+    ids = load_spelt_ids(context, shop, vocabulary=load_vocabulary(context))
     return Ranker(
         context=context,
-        shop=load_catalog(context, target.name),
-        corpus=load_corpus(context, target.name),
-        model=recommender.load(context.folder / "recommender" / "finetune"),
+        shop=load_catalog(context, shop.name),
+        corpus=load_corpus(context, shop.name),
+        model=model,
         tries={modality: decoding.build_trie(found) for modality, found in ids.items()},
     )
 
@@ -84,11 +94,11 @@ def rank(
     filters: Filters | None = None,
     folder: Path | None = None,
 ) -> Rankings:
-    """Rank the target shop's items for every history, by beam search in one modality.
+    """Rank the shop's items for every history, by beam search in one modality.
 
     Args:
         ranker: Of the run.
-        histories: Of U users, item rows of the target shop.
+        histories: Of U users, item rows of the shop.
         modality: Whose codes are read and written.
         n_beams: M; "all" scores every item.
         top_k: Items per user; None: as many as beams.
@@ -136,6 +146,21 @@ def assemble(
         settings=context.settings.evaluation.model_copy(update={"remove_seen": remove_seen}),
         n_tokens=1 + max(found.n_levels for found in ids.values()),  # codes and eos
     )
+
+
+def validation_split(
+    shop: Catalog, *, limit: int, seed: int
+) -> tuple[Histories, NDArray[np.int64]]:
+    """Draw users for whom something is chosen on their last but one events.
+
+    Returns:
+        Their histories without the last two events, and who they are, int64, ascending.
+    """
+    users = np.arange(shop.histories.n_users)
+    if len(users) > limit:
+        generator = np.random.default_rng([seed, limit])
+        users = np.sort(generator.choice(users, limit, replace=False))
+    return shop.histories.held_out(2).of_users(users), users
 
 
 def modalities_of(context: Context, ranking: str) -> Sequence[Modality]:

@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
-from mql4grec.stages.context import Context, load_corpus, load_vocabulary
+from mql4grec import evaluation
+from mql4grec.config import Modality, Settings, TrainingSettings
+from mql4grec.errors import ConfigError
+from mql4grec.runtime import SILENT
+from mql4grec.stages import ranking
+from mql4grec.stages.context import SEQUENCE_TASK, Context, load_corpus, load_vocabulary
 
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
+    from mql4grec.recommender.epochs import Stage
+    from mql4grec.stages.ranking import Ranker
+
+RANKING_TASKS = list(SEQUENCE_TASK.values())
+MAX_BEAMS = 20  # of the search after each epoch: ten items are looked at
+
 
 def pretrain(context: Context, folder: Path) -> None:
     """Train the T5 on several shops."""
-    from mql4grec import recommender
-
-    settings = context.settings.recommender
-    recommender.train(
-        _new_model(context),
-        [load_corpus(context, name) for name in settings.pretrain.datasets],
-        settings.pretrain,
-        stage="pretrain",
-        folder=folder,
-        runtime=context.runtime,
-        journal=context.journal,
-    )
+    names = context.settings.recommender.pretrain.datasets
+    _train(context, _new_model(context), "pretrain", names=names, folder=folder)
 
 
 def finetune(context: Context, folder: Path) -> None:
     """Train the T5 on the target shop, from the pre-trained one if there is one."""
     from mql4grec import recommender
 
-    settings = context.settings.recommender
-    if settings.pretrain.datasets:
+    if context.settings.recommender.pretrain.datasets:
         model = recommender.load(context.folder / "recommender" / "pretrain")
     else:
         model = _new_model(context)
-    recommender.train(
-        model,
-        [load_corpus(context, context.settings.target.name)],
-        settings.finetune,
-        stage="finetune",
-        folder=folder,
-        runtime=context.runtime,
-        journal=context.journal,
-    )
+    names = [context.settings.target.name]
+    _train(context, model, "finetune", names=names, folder=folder)
 
 
 def _new_model(context: Context) -> T5ForConditionalGeneration:
@@ -52,3 +48,87 @@ def _new_model(context: Context) -> T5ForConditionalGeneration:
 
     settings = context.settings
     return recommender.build(load_vocabulary(context), settings.recommender, seed=settings.seed)
+
+
+def _train(
+    context: Context,
+    model: T5ForConditionalGeneration,
+    stage: Stage,
+    *,
+    names: Sequence[str],
+    folder: Path,
+) -> None:
+    """Train on some shops."""
+    from mql4grec import recommender
+
+    settings: TrainingSettings = getattr(context.settings.recommender, stage)
+    by_ndcg = settings.select_by == "ndcg"
+    recommender.train(
+        model,
+        [load_corpus(context, name) for name in names],
+        settings,
+        stage=stage,
+        folder=folder,
+        runtime=context.runtime,
+        journal=context.journal,
+        ndcg=_ndcg(context, model, settings, names=names) if by_ndcg else None,
+    )
+
+
+def selection_beams(settings: Settings) -> int:
+    """Tell how many beams validation users are decoded with after an epoch."""
+    return min(settings.decoding.n_beams, MAX_BEAMS)
+
+
+def _ndcg(
+    context: Context,
+    model: T5ForConditionalGeneration,
+    settings: TrainingSettings,
+    *,
+    names: Sequence[str],
+) -> Callable[[T5ForConditionalGeneration], float]:
+    """Make what gives a model's NDCG@10, averaged over shops and their modalities.
+
+    Raises:
+        ConfigError: If the training has no task by which items are ranked.
+    """
+    quiet = dataclasses.replace(context, journal=SILENT)  # the training has a progress bar already
+    shops = [shop for shop in context.settings.catalog.datasets if shop.name in names]
+    rankers = [ranking.make_ranker(quiet, shop, model) for shop in shops]
+    if not any(_ranked(ranker, settings) for ranker in rankers):
+        raise ConfigError(
+            f"`select_by`: expected, with 'ndcg', a task that ranks items, {RANKING_TASKS}, and a "
+            f"shop that has its codes, got {list(settings.tasks)}; add one, or select by loss"
+        )
+
+    def measure(model: T5ForConditionalGeneration) -> float:
+        return mean(
+            figure
+            for ranker in rankers
+            for figure in _figures(dataclasses.replace(ranker, model=model), settings)
+        )
+
+    return measure
+
+
+def _ranked(ranker: Ranker, settings: TrainingSettings) -> list[Modality]:
+    """List the modalities in which a training learns to rank the items of a shop."""
+    return [modality for modality in ranker.tries if SEQUENCE_TASK[modality] in settings.tasks]
+
+
+def _figures(ranker: Ranker, settings: TrainingSettings) -> Iterator[float]:
+    """Give NDCG@10 of a shop's validation users, always the same, in each modality."""
+    from mql4grec.decoding import Filters
+
+    run, shop = ranker.context.settings, ranker.shop
+    inputs, users = ranking.validation_split(shop, limit=settings.select_users, seed=run.seed)
+    targets = shop.histories.target(2)[users]
+    for modality in _ranked(ranker, settings):
+        found = ranking.rank(
+            ranker,
+            inputs,
+            modality=modality,
+            n_beams=selection_beams(run),
+            filters=Filters(without=inputs) if run.evaluation.remove_seen else None,
+        )
+        yield evaluation.metrics(found, targets)["NDCG@10"]
