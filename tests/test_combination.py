@@ -180,22 +180,101 @@ def test_scores_that_say_nothing(targets: list[int]) -> None:
     assert how == Calibration(1.0, 2 / 3 if targets == [9] else 1 / 3)
 
 
-def test_weights_are_the_best_of_all_tenths() -> None:
-    targets = np.random.default_rng(5).integers(0, N_ITEMS, 25).astype(np.int32)
-    found = {"a": random_lists(1), "b": random_lists(2), "c": random_lists(3)}
-    how = evaluation.fit(found, targets, n_items=N_ITEMS)
+def every_ndcg(
+    found: dict[str, Rankings], how: Combination, targets: np.ndarray
+) -> dict[tuple[int, ...], np.ndarray]:
+    """Give each user's NDCG@10 under all weights of three lists."""
     every = {}
     for a in range(11):
         for b in range(11 - a):
-            weights = {"a": a / 10, "b": b / 10, "c": (10 - a - b) / 10}
+            parts = (a, b, 10 - a - b)
+            weights = {name: part / 10 for name, part in zip(found, parts, strict=True)}
             tried = Combination(how.calibrations, weights, 0.0, 0)
             ranked = evaluation.combine(found, tried, n_items=N_ITEMS, top_k=20)
-            every[a, b] = evaluation.metrics(ranked, targets)["NDCG@10"]
+            every[parts] = evaluation.gains(ranked, targets)[:, -1]
     assert len(every) == 66
-    assert how.ndcg == pytest.approx(max(every.values()))
-    chosen = tuple(round(10 * how.weights[name]) for name in "ab")
-    assert every[chosen] == pytest.approx(max(every.values()))
+    return every
+
+
+@pytest.mark.parametrize("chance", [-9.0, 0.2, 1.645])
+def test_weights_are_the_best_of_all_tenths_of_lists_that_add_something(
+    monkeypatch: pytest.MonkeyPatch, chance: float
+) -> None:
+    monkeypatch.setattr("mql4grec.evaluation.combination.CHANCE", chance)
+    targets = np.random.default_rng(5).integers(0, N_ITEMS, 25).astype(np.int32)
+    found = {"a": random_lists(1), "b": random_lists(2), "c": random_lists(3)}
+    how = evaluation.fit(found, targets, n_items=N_ITEMS)
+    every = every_ndcg(found, how, targets)
+
+    def best(without: set[int]) -> np.ndarray:
+        allowed = [own for parts, own in every.items() if not any(parts[i] for i in without)]
+        return max(allowed, key=lambda own: own.mean())
+
+    without: set[int] = set()
+    while len(without) < 2:
+        scores = {}
+        for one in {0, 1, 2} - without:
+            added = best(without) - best(without | {one})
+            scores[one] = added.mean() / max(added.std() / 5, 1e-12)
+        worst = min(scores, key=lambda one: scores[one])
+        if scores[worst] > chance:
+            break
+        without.add(worst)
+    assert {name for name, weight in how.weights.items() if weight == 0} >= {
+        "abc"[one] for one in without
+    }
+    assert how.ndcg == pytest.approx(best(without).mean())
+    chosen = tuple(round(10 * how.weights[name]) for name in "abc")
+    assert every[chosen].mean() == pytest.approx(how.ndcg)
     assert how.n_users == 25
+
+
+def made_up(
+    generator: np.random.Generator, targets: np.ndarray, *, known: np.ndarray, n_items: int
+) -> Rankings:
+    """Make lists that have the target first for the users who are known, and are noise else."""
+    items = np.stack([generator.permutation(n_items)[:20] for _ in targets]).astype(np.int32)
+    for user in np.flatnonzero(known):
+        row = [item for item in items[user] if item != targets[user]]
+        items[user] = [targets[user], *row][:20]
+    sure = 3.0 * known[:, None] * (np.arange(20) == 0)
+    return Rankings(items, (sure - 0.1 * np.arange(20)).astype(np.float32))
+
+
+def test_noise_has_hardly_ever_weight_and_a_complementary_list_always() -> None:
+    n_users, n_items, n_noise = 600, 300, 0
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        targets = generator.integers(0, n_items, n_users).astype(np.int32)
+        draw = generator.random(n_users)
+        known = {"main": draw < 0.2, "noise": draw < 0, "other": (draw > 0.15) & (draw < 0.35)}
+        found = {
+            name: made_up(generator, targets, known=who, n_items=n_items)
+            for name, who in known.items()
+        }
+        how = evaluation.fit(found, targets, n_items=n_items)
+        assert min(how.weights["main"], how.weights["other"]) > 0
+        gain, error = how.gains["other"]
+        assert gain > 1.645 * error > 0
+        gain, error = how.gains["noise"]
+        assert (how.weights["noise"] > 0) == (gain > 1.645 * error)
+        n_noise += how.weights["noise"] > 0
+    assert n_noise <= 2  # of 20: a chance of 5 % each
+
+
+def test_a_list_beside_noise_is_left_alone() -> None:
+    generator = np.random.default_rng(1)
+    targets = generator.integers(0, 300, 600).astype(np.int32)
+    draw = generator.random(600)
+    found = {
+        "noise": made_up(generator, targets, known=draw < 0, n_items=300),
+        "main": made_up(generator, targets, known=draw < 0.2, n_items=300),
+    }
+    how = evaluation.fit(found, targets, n_items=300)
+    assert how.weights == {"noise": 0.0, "main": 1.0}
+    assert list(how.gains) == ["noise"]
+    combined = evaluation.combine(found, how, n_items=300, top_k=20)
+    np.testing.assert_array_equal(combined.items[:, :10], found["main"].items[:, :10])
 
 
 def test_a_list_that_knows_beats_one_that_does_not() -> None:
@@ -210,11 +289,30 @@ def test_a_list_that_knows_beats_one_that_does_not() -> None:
     assert how.ndcg == 1.0
 
 
-def test_equally_good_weights_are_those_nearest_to_equal() -> None:
+def test_of_a_list_and_its_copy_the_first_is_left() -> None:
     ranking = random_lists(3)
     targets = np.zeros(25, np.int32)
     how = evaluation.fit({"a": ranking, "b": ranking}, targets, n_items=N_ITEMS)
+    assert how.weights == {"a": 1.0, "b": 0.0}
+    assert how.gains == {"b": (0.0, 0.0)}
+
+
+def test_equally_good_weights_are_those_nearest_to_equal() -> None:
+    """Each list knows half of the users and lacks the others, so that all weights do as well."""
+    targets = np.full(40, 13, np.int32)
+    rows, nothing = np.array([[13, 1, 2, 3]]), np.full((1, 4), -1)
+    first = np.concatenate([rows, nothing])
+    found = {
+        name: lists(np.tile(half, (20, 1)).tolist(), [[4.0, 3.0, 2.0, 1.0]] * 40)
+        for name, half in (("a", first), ("b", first[::-1]))
+    }
+    how = evaluation.fit(found, targets, n_items=N_ITEMS)
     assert how.weights == {"a": 0.5, "b": 0.5}
+    assert how.ndcg == 1
+    lost = (1 - 1 / np.log2(5)) / 2  # of half of the users, who have the lower rows first
+    assert how.gains == {
+        name: (pytest.approx(lost), pytest.approx(lost / np.sqrt(40))) for name in ("a", "b")
+    }
 
 
 def table(path: Path, **columns: list[Any]) -> Path:

@@ -3,14 +3,16 @@
 Scores of different sources are of different kinds. Each list's are turned into probabilities, by
 two numbers that are fitted on users whose next item is known and held out: a temperature, and how
 often the list lacks that item. What a list does not have is so given its floor, not nothing. The
-weights of the mean are chosen by the same events, never by those of the test.
+weights of the mean are chosen by the same events, never by those of the test, and a list has weight
+only if it adds more than chance: a list that knows little adds noise, and the best of many weights
+are better than none on the events by which they were chosen, whatever the list.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,9 @@ from mql4grec.decoding import Rankings
 from mql4grec.evaluation.lists import align, best_first
 
 STEPS = 10  # weights are multiples of a tenth
+CHANCE = 1.645  # standard errors that a gain has to exceed: one-sided, 5 %
 CHUNK = 4096  # users that are combined together
+Parts = tuple[int, ...]  # weights of P lists in tenths
 HALVINGS = 50  # of the range in which a temperature is looked for, on a logarithmic scale
 
 
@@ -45,12 +49,16 @@ class Combination:
         weights: Of each list's probabilities; they sum to 1.
         ndcg: NDCG@10 of the combined list for the users that it was fitted on.
         n_users: How many these were.
+        gains: What a list added to NDCG@10 beside the best weights without it, and the standard
+            error of that over users; of a list without weight, when it was left out. A list that is
+            left alone has none.
     """
 
     calibrations: dict[str, Calibration]
     weights: dict[str, float]
     ndcg: float
     n_users: int
+    gains: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def calibrate(rankings: Rankings, targets: NDArray[np.int32]) -> Calibration:
@@ -93,7 +101,9 @@ def fit(
     """Calibrate every list and choose the weights with the highest NDCG@10.
 
     All weights that are multiples of a tenth are tried; of equally good ones those nearest to equal
-    weights are taken, then the first.
+    weights are taken, then the first. As long as some list adds less than `CHANCE` standard errors
+    to the best weights without it, paired over users, the one that adds least by that measure is
+    left out, of equals the last.
 
     Args:
         rankings: Two or more, of the same users, by name.
@@ -117,19 +127,71 @@ def fit(
     found = is_target.any(axis=1)  # others are missed whatever the weights
     items, is_target = items[found], is_target[found]
     probabilities = probabilities[:, found]
-    best: tuple[float, float, tuple[int, ...]] | None = None
-    for parts in _parts(len(lists)):
-        ndcg = _ndcg(items, _mean(probabilities, parts), is_target) / len(targets)
-        unequal = sum((part - STEPS / len(parts)) ** 2 for part in parts)
-        if best is None or (round(ndcg, 9), -unequal) > (round(best[0], 9), -best[1]):
-            best = (ndcg, unequal, parts)
-    assert best is not None  # there is always some combination
+
+    def ndcg(parts: Parts) -> NDArray[np.float64]:
+        found = _ndcg(items, _mean(probabilities, parts), is_target)
+        return np.pad(found, (0, len(targets) - len(found)))
+
+    parts, gains = _without_chance(ndcg, n_lists=len(lists))
+    names = list(rankings)
     return Combination(
-        calibrations=dict(zip(rankings, calibrations, strict=True)),
-        weights={name: part / STEPS for name, part in zip(rankings, best[2], strict=True)},
-        ndcg=best[0],
+        calibrations=dict(zip(names, calibrations, strict=True)),
+        weights={name: part / STEPS for name, part in zip(names, parts, strict=True)},
+        ndcg=float(ndcg(parts).mean()),
         n_users=len(targets),
+        gains={names[place]: gain for place, gain in sorted(gains.items())},
     )
+
+
+def _without_chance(
+    ndcg: Callable[[Parts], NDArray[np.float64]], *, n_lists: int
+) -> tuple[Parts, dict[int, tuple[float, float]]]:
+    """Choose weights, and leave out one list after the other that adds no more than chance.
+
+    Args:
+        ndcg: Gives each user's NDCG@10, float64 (U,), under weights.
+        n_lists: P.
+
+    Returns:
+        Weights in tenths (P), and what lists gained, with its standard error.
+    """
+    best = _best_of_each(ndcg, n_lists=n_lists)
+
+    def choose(lists: frozenset[int]) -> Parts:
+        """Give the best weights that no other list has a part in."""
+        return max((order, parts) for used, (order, parts) in best.items() if used <= lists)[1]
+
+    kept, gains = frozenset(range(n_lists)), dict[int, tuple[float, float]]()
+    while len(kept) > 1:
+        whole = ndcg(choose(kept))
+        for place in kept:
+            added = whole - ndcg(choose(kept - {place}))  # (U,)
+            gains[place] = (float(added.mean()), float(added.std() / np.sqrt(len(added))))
+        last = min(kept, key=lambda place: (gains[place][0] / max(gains[place][1], 1e-12), -place))
+        if gains[last][0] > CHANCE * gains[last][1]:
+            break
+        kept -= {last}
+        if len(kept) == 1:
+            gains = {place: gain for place, gain in gains.items() if place not in kept}
+    return choose(kept), gains
+
+
+def _best_of_each(
+    ndcg: Callable[[Parts], NDArray[np.float64]], *, n_lists: int
+) -> dict[frozenset[int], tuple[tuple[float, int, int], Parts]]:
+    """Find the best weights of each set of lists, all of which have some.
+
+    Returns:
+        By set: what weights are ordered by, and the weights.
+    """
+    best: dict[frozenset[int], tuple[tuple[float, int, int], Parts]] = {}
+    for number, parts in enumerate(_parts(n_lists)):
+        used = frozenset(place for place, part in enumerate(parts) if part)
+        unequal = sum(part * part for part in parts)
+        order = (round(float(ndcg(parts).mean()), 9), -unequal, -number)
+        if used not in best or order > best[used][0]:
+            best[used] = (order, parts)
+    return best
 
 
 def combine(
@@ -212,7 +274,7 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return powers / np.where(total > 0, total, 1.0)
 
 
-def _mean(probabilities: NDArray[np.float64], parts: Sequence[int]) -> NDArray[np.float64]:
+def _mean(probabilities: NDArray[np.float64], parts: Parts) -> NDArray[np.float64]:
     """Average (P, U, W) with weights of so many tenths, in one order whoever asks."""
     mean = np.zeros(probabilities.shape[1:])
     for part, own in zip(parts, probabilities, strict=True):
@@ -223,16 +285,16 @@ def _mean(probabilities: NDArray[np.float64], parts: Sequence[int]) -> NDArray[n
 
 def _ndcg(
     items: NDArray[np.int32], scores: NDArray[np.float64], is_target: NDArray[np.bool_]
-) -> float:
-    """Sum NDCG@10 over users whose target is among the items; ties go to the earlier column."""
+) -> NDArray[np.float64]:
+    """Give NDCG@10 of users whose target is among the items; ties go to the earlier column."""
     own = scores[is_target][:, None]
     column = is_target.argmax(axis=1)[:, None]
     ahead = (scores > own) | ((scores == own) & (np.arange(items.shape[1]) < column))
     place = (ahead & (items >= 0)).sum(axis=1)
-    return float((1 / np.log2(place[place < 10] + 2)).sum())
+    return np.where(place < 10, 1 / np.log2(place + 2), 0.0)
 
 
-def _parts(n_lists: int) -> Iterator[tuple[int, ...]]:
+def _parts(n_lists: int) -> Iterator[Parts]:
     """List all ways to share STEPS tenths among lists."""
     for cuts in itertools.combinations(range(STEPS + n_lists - 1), n_lists - 1):
         ends = (-1, *cuts, STEPS + n_lists - 1)
