@@ -31,6 +31,7 @@ ROOMS = (
     "report",
     "stages",
     "pipeline",
+    "seeds",
     "serving",
     "cli",
     "__main__",
@@ -44,7 +45,7 @@ ALLOWED = {  # the only rooms that may import a package
     "typer": {"cli"},
 }
 NO_TORCH = {"errors", "config", "artifacts", "demo", "catalog", "codes", "baselines", "evaluation",
-            "report", "stages", "pipeline", "serving", "cli"}  # fmt: skip
+            "report", "stages", "pipeline", "seeds", "serving", "cli"}  # fmt: skip
 
 
 def modules() -> list[Path]:
@@ -110,7 +111,7 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
         assert name not in {"print", "exit", "quit", "sys.exit", "os._exit"}, f"{path.name}: {name}"
 
 
-@pytest.mark.parametrize("room", ["pipeline", "serving"])
+@pytest.mark.parametrize("room", ["pipeline", "seeds", "serving"])
 def test_what_starts_a_run_imports_torch_only_when_it_has_work(room: str) -> None:
     code = f"import mql4grec.{room}, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mql4grec import artifacts, config, runtime
@@ -61,7 +62,12 @@ def context_of(settings: Settings, *, journal: Journal) -> Context:
 
 
 def run(
-    settings: Settings, *, journal: Journal, only: str | None = None, until: str | None = None
+    settings: Settings,
+    *,
+    journal: Journal,
+    only: str | None = None,
+    until: str | None = None,
+    donors: Sequence[Path] = (),
 ) -> list[str]:
     """Do the stages of a run that are not done.
 
@@ -70,11 +76,17 @@ def run(
         journal: Told of every stage.
         only: A command: do its stages alone; those before it must be done (`ArtifactError`).
         until: A command: do no stage after its own.
+        donors: Folders of other runs; a stage that is done there with the same fingerprint is
+            copied from the first.
 
     Returns:
         Names of the stages that were done now.
     """
     context = context_of(settings, journal=journal)
+    if donors:
+        if runtime.is_main_process():
+            _copy_from(donors, settings)
+        context.wait_for_everyone()
     states = inspect(settings)
     context.wait_for_everyone()  # all have seen the folder before it changes
     if only is not None:
@@ -88,6 +100,17 @@ def run(
     for item in todo:
         _do(item, context)
     return [item.stage.name for item in todo]
+
+
+def _copy_from(donors: Sequence[Path], settings: Settings) -> None:
+    """Copy the stages that are done elsewhere, with the same settings and inputs."""
+    for item in inspect(settings):
+        place = item.stage.place
+        stamps = {donor / place: artifacts.read_stamp(donor / place) for donor in donors}
+        done = {"fingerprint": item.mark, "done": True}
+        found = [path for path, stamp in stamps.items() if stamp and done.items() <= stamp.items()]
+        if found and item.state != "done":
+            artifacts.copy_stage(found[0], settings.folder / place, item.mark)
 
 
 def require_done(states: Sequence[StageState], command: str) -> None:

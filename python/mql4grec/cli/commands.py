@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from mql4grec.cli.options import (
     settings_of,
 )
 from mql4grec.cli.recommending import recommend
-from mql4grec.cli.tables import print_collisions, print_quality, print_results
+from mql4grec.cli.tables import print_collisions, print_quality, print_results, print_seeds
 from mql4grec.errors import Mql4grecError
 
 if TYPE_CHECKING:
@@ -63,11 +64,20 @@ def _root(
 
 @app.command()
 def run(
-    config: ConfigOption = None, overrides: SetOption = None, quiet: QuietOption = False
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=2, help="So many runs, of seed, seed + 1, ...: RUN/seeds/SEED each."),
+    ] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Do the whole chain; finished stages are skipped, interrupted ones go on."""
     settings = settings_of(config, overrides)
-    _do(settings, None, quiet=quiet)
+    _do(settings, None, quiet=quiet, n_seeds=seeds)
+    if seeds is not None:
+        print_seeds(settings)
+        return
     print_collisions(settings)
     print_quality(settings)
     print_results(settings)
@@ -205,13 +215,23 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
     print("settings, files and packages are in order")
 
 
-def _do(settings: Settings, command: str | None, *, quiet: bool, until: str | None = None) -> None:
-    from mql4grec import pipeline
+def _do(
+    settings: Settings,
+    command: str | None,
+    *,
+    quiet: bool,
+    until: str | None = None,
+    n_seeds: int | None = None,
+) -> None:
+    from mql4grec import pipeline, seeds
     from mql4grec.runtime import is_main_process, leave_everyone
 
     try:
-        journal = journal_of(settings, quiet=quiet)
-        done = pipeline.run(settings, journal=journal, only=command, until=until)
+        if n_seeds is None:
+            journal = journal_of(settings, quiet=quiet)
+            done = pipeline.run(settings, journal=journal, only=command, until=until)
+        else:
+            done = seeds.run(settings, n_seeds=n_seeds, journal_of=partial(journal_of, quiet=quiet))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None

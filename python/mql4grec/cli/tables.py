@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mql4grec.report import Recommendation
 
 
+METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+
+
 def print_collisions(settings: Settings) -> None:
     """Print how many items of a run shared a semantic ID, and what it took to part them."""
     from mql4grec.runtime import is_main_process
@@ -162,7 +165,36 @@ def _print_rankings(found: Mapping[str, Any], *, title: str) -> None:
         print(f"users whose target shared its codes before repair: {sharing}")
     if "by_training_events" in found:
         _print_by_events(found["by_training_events"], title=title)
-    for ranking, told in found.get("significance", {}).items():
+    _print_significance(found.get("significance", {}))
+
+
+def print_seeds(settings: Settings) -> None:
+    """Print means and standard deviations over the seeds of a run."""
+    from rich.table import Table
+
+    from mql4grec import artifacts, seeds
+    from mql4grec.runtime import is_main_process
+
+    if not is_main_process():
+        return
+    path = settings.folder / seeds.RESULT
+    found = artifacts.read_json(path, made_by="run --seeds")
+    title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
+    numbers = ", ".join(map(str, found["seeds"]))
+    table = Table("ranking", title=f"{title}; mean and standard deviation of seeds {numbers}")
+    for name in METRICS:
+        table.add_column(name, justify="right")
+    for ranking, values in found["rankings"].items():
+        cells = [f"{values[name]['mean']:.4f}\n\u00b1{values[name]['std']:.4f}" for name in METRICS]
+        table.add_row(ranking, *cells)
+    console().print(table)
+    _print_significance(found["significance"])
+    print(f"seeds:   {path}")
+
+
+def _print_significance(found: Mapping[str, Any]) -> None:
+    """Print how each ranking that is no baseline differs from the best that is."""
+    for ranking, told in found.items():
         parts = []
         for metric, one in told.items():
             low, high = one["interval"]
@@ -177,12 +209,11 @@ def _print_metrics(rankings: Mapping[str, Any], *, title: str) -> None:
     """Print HR and NDCG of rankings as a table."""
     from rich.table import Table
 
-    names = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
     table = Table("ranking", title=title)
-    for name in names:
+    for name in METRICS:
         table.add_column(name, justify="right")
     for ranking, values in rankings.items():
-        table.add_row(ranking, *(f"{values[name]:.4f}" for name in names))
+        table.add_row(ranking, *(f"{values[name]:.4f}" for name in METRICS))
     console().print(table)
 
 

@@ -408,6 +408,9 @@ class Settings(Record):
     name: str = Field(default="demo", pattern=r"^[A-Za-z0-9_\-]+$")
     run_dir: Path | None = None  # None: runs/NAME
     seed: int = Field(default=2025, ge=0, lt=2**32)
+    data_seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """Of what is drawn before anything is trained: the demo shop, encoders with random weights.
+    None: `seed`."""
     runtime: RuntimeSettings = RuntimeSettings()
     catalog: CatalogSettings
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
@@ -420,6 +423,11 @@ class Settings(Record):
     sasrec: SasrecSettings = SasrecSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
+
+    @property
+    def seed_of_data(self) -> int:
+        """Give the seed of what is drawn before anything is trained."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def folder(self) -> Path:

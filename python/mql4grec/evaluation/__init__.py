@@ -24,7 +24,7 @@ from mql4grec.evaluation.groups import (
 )
 from mql4grec.evaluation.intervals import bootstrap, bootstrap_difference
 from mql4grec.evaluation.lists import remove_seen
-from mql4grec.evaluation.summary import evaluate
+from mql4grec.evaluation.summary import compare, evaluate
 
 __all__ = [
     "AUTHORS_N_TOKENS",
@@ -38,6 +38,7 @@ __all__ = [
     "by_training_events",
     "calibrate",
     "combine",
+    "compare",
     "evaluate",
     "fit",
     "fuse",

@@ -48,46 +48,58 @@ def evaluate(
     """
     if not rankings:
         raise ValueError("`rankings`: expected at least one, got none; rank before evaluating")
-    names = list(rankings)
-    best = "fused" if "fused" in rankings else names[0]
-    values = np.concatenate([gains(rankings[name], targets) for name in names], axis=1)
-    # All rankings on the same draws: that is what makes the differences paired.
-    means = resampled_means(values, n_bootstrap=settings.n_bootstrap, seed=seed)
-    drawn = dict(zip(names, np.split(means, len(names), axis=1), strict=True))
+    values = {name: gains(ranking, targets) for name, ranking in rankings.items()}
     return {
         "n_users": len(targets),
         "n_items": len(items.n_events),
-        "rankings": {name: metrics(rankings[name], targets) for name in names},
-        "intervals": {name: intervals_of(drawn[name]) for name in names},
-        "differences": {
-            f"{best} - {name}": intervals_of(drawn[best] - drawn[name])
-            for name in names
-            if name != best
-        },
-        "significance": _significance(rankings, values=values, drawn=drawn),
+        "rankings": {name: metrics(ranking, targets) for name, ranking in rankings.items()},
+        **compare(values, n_bootstrap=settings.n_bootstrap, seed=seed),
         **({"twin_level": twin_level(rankings, targets, items)} if items.codes else {}),
         "by_training_events": by_training_events(rankings, targets, items),
         "settings": settings.model_dump(mode="json"),
     }
 
 
+def compare(
+    values: Mapping[str, NDArray[np.float64]], *, n_bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Give "intervals", "differences" and "significance" of rankings, as `evaluate` describes them.
+
+    Args:
+        values: Each user's share in every metric (U, 5), as `gains` gives it, by name.
+        n_bootstrap: Number of draws of U users.
+        seed: Of the draws.
+    """
+    names = list(values)
+    best = "fused" if "fused" in values else names[0]
+    # All rankings on the same draws: that is what makes the differences paired.
+    together = np.concatenate(list(values.values()), axis=1)
+    means = resampled_means(together, n_bootstrap=n_bootstrap, seed=seed)
+    drawn = dict(zip(names, np.split(means, len(names), axis=1), strict=True))
+    return {
+        "intervals": {name: intervals_of(drawn[name]) for name in names},
+        "differences": {
+            f"{best} - {name}": intervals_of(drawn[best] - drawn[name])
+            for name in names
+            if name != best
+        },
+        "significance": _significance(values, drawn=drawn),
+    }
+
+
 def _significance(
-    rankings: Mapping[str, Rankings],
-    *,
-    values: NDArray[np.float64],
-    drawn: Mapping[str, NDArray[np.float64]],
+    values: Mapping[str, NDArray[np.float64]], *, drawn: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, dict[str, Any]]:
     """Set every ranking that is no baseline beside the best one that is.
 
     Args:
-        rankings: P, by name.
-        values: float64 (U, P * 5), each user's share in every metric of every ranking.
+        values: Each user's share in every metric (U, 5), by name.
         drawn: Means over draws of users (n, 5), by name.
     """
-    figures = dict(zip(rankings, values.mean(axis=0).reshape(-1, len(METRICS)), strict=True))
-    theirs = [name for name in rankings if name not in GENERATED]
+    figures = {name: own.mean(axis=0) for name, own in values.items()}
+    theirs = [name for name in values if name not in GENERATED]
     found: dict[str, dict[str, Any]] = {}
-    for name in [name for name in rankings if name in GENERATED and theirs]:
+    for name in [name for name in values if name in GENERATED and theirs]:
         found[name] = {}
         for metric in TESTED:
             column = METRICS.index(metric)

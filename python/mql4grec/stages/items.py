@@ -35,7 +35,7 @@ def prepare(shop: DatasetSettings) -> Work:
     """Give the work of preparing one shop."""
 
     def work(context: Context, folder: Path) -> None:
-        rules, seed = context.settings.catalog, context.settings.seed
+        rules, seed = context.settings.catalog, context.settings.seed_of_data
         catalog.prepare(shop, rules, folder=folder, seed=seed, journal=context.journal)
 
     return work
@@ -52,7 +52,7 @@ def embed(shop: DatasetSettings, modality: Modality) -> Work:
             context.settings.embeddings,
             modality=modality,
             folder=folder,
-            runtime=context.runtime,
+            runtime=dataclasses.replace(context.runtime, seed=context.settings.seed_of_data),
             journal=context.journal,
         )
 

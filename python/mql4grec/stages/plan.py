@@ -79,11 +79,12 @@ def _plan_items(settings: Settings) -> Iterator[Stage]:
     covers: Any
     for shop in shops:
         files = [_identity(path) for path in _files(shop)]
-        covers = (shop.model_dump(mode="json"), rules, files, settings.seed)
+        covers = (shop.model_dump(mode="json"), rules, files, settings.seed_of_data)
         yield Stage("prepare", shop.name, f"catalog/{shop.name}", covers, (), prepare(shop))
     for shop, modality in encoded(settings):
         encoder = getattr(settings.embeddings, modality).model_dump(mode="json")
-        covers = (encoder, settings.embeddings.missing, settings.runtime.precision, settings.seed)
+        covers = (encoder, settings.embeddings.missing, settings.runtime.precision)
+        covers = (*covers, settings.seed_of_data)
         place = f"embeddings/{shop.name}/{modality}"
         key, needs = f"{shop.name} {modality}", _names("prepare", shop)
         yield Stage("embed", key, place, covers, needs, embed(shop, modality))

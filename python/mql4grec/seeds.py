@@ -1,0 +1,107 @@
+"""One run per seed, and what the seeds say together: means, how far they spread, significance.
+
+Every seed's run is a whole one, in `RUN/seeds/SEED`. Its data, and what else is drawn before any
+training, are those of the first seed; what is done already for another of the runs, or in RUN, is
+copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mql4grec import artifacts, catalog, evaluation, pipeline, runtime
+from mql4grec.config import Settings
+from mql4grec.evaluation import METRICS
+from mql4grec.report import read_rankings
+from mql4grec.runtime import Journal
+
+RESULT = "seeds.json"
+
+
+def settings_of(settings: Settings, *, n_seeds: int) -> list[Settings]:
+    """Give the settings of each seed's run: `seed`, `seed` + 1, ..."""
+    return [
+        settings.model_copy(
+            update={
+                "seed": seed,
+                "data_seed": settings.seed_of_data,
+                "run_dir": settings.folder / "seeds" / str(seed),
+            }
+        )
+        for seed in range(settings.seed, settings.seed + n_seeds)
+    ]
+
+
+def run(
+    settings: Settings, *, n_seeds: int, journal_of: Callable[[Settings], Journal]
+) -> list[str]:
+    """Do what is not done of every seed's run, and write `seeds.json`.
+
+    Args:
+        settings: Of the run.
+        n_seeds: How many runs there are.
+        journal_of: Opens the journal of a seed's run.
+
+    Returns:
+        The stages that were done now, "SEED: NAME" each.
+    """
+    runs = settings_of(settings, n_seeds=n_seeds)
+    donors = [settings.folder]
+    done: list[str] = []
+    for one in runs:
+        names = pipeline.run(one, journal=journal_of(one), donors=donors)
+        done += [f"{one.seed}: {name}" for name in names]
+        donors.append(one.folder)
+    if runtime.is_main_process():
+        artifacts.write_json(settings.folder / RESULT, summarise(runs))
+    return done
+
+
+def summarise(runs: Sequence[Settings]) -> dict[str, Any]:
+    """Build what `seeds.json` holds, from finished runs.
+
+    Returns:
+        "seeds", "n_users", "n_items", "rankings" (by name and metric the mean over seeds, and the
+        standard deviation with n - 1), and as in `metrics.json`, with each user's share in a metric
+        averaged over seeds, "intervals", "differences" and "significance": these know how users
+        differ; the standard deviation, how seeds do.
+    """
+    first = runs[0]
+    shop = catalog.load(first.folder / "catalog" / first.target.name, first.target.name)
+    told = artifacts.read_json(first.folder / "evaluation" / "metrics.json", made_by="run --seeds")
+    targets = shop.histories.target(1)
+    gains: dict[str, NDArray[np.float64]] = {}  # (S, U, 5) each
+    for name in told["rankings"]:
+        rankings = [
+            read_rankings(
+                one.folder / "evaluation" / "rankings" / f"{name}.parquet",
+                user_ids=shop.user_ids,
+                item_ids=shop.item_ids,
+            )
+            for one in runs
+        ]
+        gains[name] = np.stack([evaluation.gains(ranking, targets) for ranking in rankings])
+    return {
+        "seeds": [one.seed for one in runs],
+        "n_users": len(targets),
+        "n_items": shop.n_items,
+        "rankings": {name: _spread(values.mean(axis=1)) for name, values in gains.items()},
+        **evaluation.compare(
+            {name: values.mean(axis=0) for name, values in gains.items()},
+            n_bootstrap=first.evaluation.n_bootstrap,
+            seed=first.seed,
+        ),
+    }
+
+
+def _spread(figures: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+    """Give mean and standard deviation of each metric over seeds (S, 5)."""
+    means, deviations = figures.mean(axis=0).tolist(), figures.std(axis=0, ddof=1).tolist()
+    return {
+        metric: {"mean": mean, "std": deviation}
+        for metric, mean, deviation in zip(METRICS, means, deviations, strict=True)
+    }
