@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import T5ForConditionalGeneration
 
 import tiny_language as tiny
 from mql4grec import recommender
@@ -62,9 +61,11 @@ def shop(*, n_users: int = 25, seed: int = 0, **values: Any) -> Corpus:
     return tiny.corpus(tiny.random_histories(n_users, 12, seed=seed), seed=seed, **values)
 
 
-def network(one: Corpus, *, dropout: float = 0.1, seed: int = 7) -> T5ForConditionalGeneration:
-    sizes = RecommenderSettings(**SIZES, dropout=dropout)
-    return recommender.build(one.vocabulary, sizes, seed=seed)
+def network(
+    one: Corpus, *, dropout: float = 0.1, seed: int = 7, backbone: str = "t5"
+) -> recommender.Model:
+    sizes = RecommenderSettings(**SIZES, dropout=dropout, backbone=backbone)
+    return recommender.build(one.vocabulary, sizes, seed=seed, max_his_len=one.max_his_len)
 
 
 def train(
@@ -75,12 +76,13 @@ def train(
     dropout: float = 0.1,
     stage: str = "finetune",
     checkpoint_seconds: float = 1e-9,
-    ndcg: Callable[[T5ForConditionalGeneration], float] | None = None,
+    backbone: str = "t5",
+    ndcg: Callable[[recommender.Model], float] | None = None,
     **values: Any,
-) -> T5ForConditionalGeneration:
+) -> recommender.Model:
     corpora = corpora or [shop()]
     return recommender.train(
-        network(corpora[0], dropout=dropout),
+        network(corpora[0], dropout=dropout, backbone=backbone),
         corpora,
         settings(**values),
         stage=stage,
@@ -91,5 +93,5 @@ def train(
     )
 
 
-def weights(model: T5ForConditionalGeneration) -> dict[str, torch.Tensor]:
+def weights(model: recommender.Model) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}

@@ -288,8 +288,11 @@ PRETRAIN = TrainingSettings(
 
 
 class RecommenderSettings(Record):
-    """Room `recommender`: the T5 and its two trainings."""
+    """Room `recommender`: the model and its two trainings."""
 
+    backbone: Literal["t5", "causal"] = "t5"
+    """"causal": a decoder-only model that learns a whole history in one pass, in all modalities;
+    tasks are not asked, and `loss_over` is "level". A sample is then a history."""
     d_model: Positive = 128
     d_ff: Positive = 1024
     d_kv: Positive = 64

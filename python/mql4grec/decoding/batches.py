@@ -16,6 +16,7 @@ from transformers import T5ForConditionalGeneration
 
 from mql4grec.config import Modality
 from mql4grec.decoding.beams import Found, Normalise, Target, beam_search, best_of_all, score_items
+from mql4grec.decoding.causal import lay_out_causal
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.filters import Filters, Gate, lay_out_filters
 from mql4grec.decoding.graphs import Graphs
@@ -25,6 +26,7 @@ from mql4grec.decoding.rankings import Rankings
 from mql4grec.decoding.t5 import lay_out_t5
 from mql4grec.decoding.trie import ItemTrie, first_codes
 from mql4grec.language import Vocabulary
+from mql4grec.recommender.causal import CausalModel
 from mql4grec.runtime import SILENT, Journal, Runtime
 
 BeamCount = int | Literal["all"]
@@ -53,7 +55,7 @@ class Search:
 
 
 def recommend(
-    model: T5ForConditionalGeneration,
+    model: T5ForConditionalGeneration | CausalModel,
     trie: ItemTrie,
     *,
     vocabulary: Vocabulary,
@@ -75,7 +77,8 @@ def recommend(
     sequences are equally long, so there is no length penalty.
 
     Args:
-        model: T5ForConditionalGeneration; moved to the device and set to evaluation mode.
+        model: T5ForConditionalGeneration, or a decoder-only model; moved to the device and set to
+            evaluation mode.
         trie: Of the items that may come out.
         vocabulary: Of the model.
         modality: Whose codes are written.
@@ -109,13 +112,14 @@ def recommend(
     if filters is not None:
         gate = lay_out_filters(filters, trie, n_users=len(input_ids), device=device)
     plan = Plan(
-        network=lay_out_t5(model.train(False).to(device), dtype=_dtype(runtime)),
+        network=_lay_out(model.train(False).to(device), dtype=_dtype(runtime)),
         target=Target(
             trie=lay_out(trie, device=device),
             first_code=first_codes(trie, vocabulary, modality=modality),
             start=vocabulary.pad,
             eos=vocabulary.eos,
-            normalise=search.normalise,
+            # A decoder-only model has learnt no end, and each code among those of its level.
+            normalise="level" if isinstance(model, CausalModel) else search.normalise,
         ),
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -208,6 +212,12 @@ def _run(
             keep(progress)
             advance(len(batch))
     return progress
+
+
+def _lay_out(model: T5ForConditionalGeneration | CausalModel, *, dtype: torch.dtype) -> Network:
+    if isinstance(model, CausalModel):
+        return lay_out_causal(model, dtype=dtype)
+    return lay_out_t5(model, dtype=dtype)
 
 
 def _check(*, beams: int, batch_size: int, top_k: int) -> None:

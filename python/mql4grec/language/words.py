@@ -21,8 +21,10 @@ def spell_items(corpus: Corpus) -> NDArray[np.int64]:
 
 def count_codes(corpus: Corpus) -> NDArray[np.int64]:
     """Count the codes of every item in all modalities, int64 (N,)."""
-    parts = [corpus.tokens[m].shape[1] * corpus.present[m].astype(np.int64) for m in MODALITIES]
-    return np.sum(parts, axis=0)
+    counts = np.zeros(corpus.n_items, np.int64)
+    for modality in MODALITIES:
+        counts += corpus.tokens[modality].shape[1] * corpus.present[modality]
+    return counts
 
 
 def spell_windows(

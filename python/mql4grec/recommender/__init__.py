@@ -1,10 +1,11 @@
-"""The T5 that writes the next item's codes: pre-training over shops, fine-tuning on one.
+"""The model that writes the next item's codes: pre-training over shops, fine-tuning on one.
 
-This room knows the network's sizes, the loop that trains it, and how a training survives being
-interrupted. It does not know what tokens mean; room `language` makes the batches.
+A T5, or a decoder-only model (`causal`) that learns a whole history in one pass. This room knows
+the networks' sizes, the loop that trains them, and how a training survives being interrupted. It
+does not know what tokens mean; room `language` makes the batches.
 """
 
-from mql4grec.recommender.model import build, load
+from mql4grec.recommender.model import Model, build, load, read_histories
 from mql4grec.recommender.training import train
 
-__all__ = ["build", "load", "train"]
+__all__ = ["Model", "build", "load", "read_histories", "train"]

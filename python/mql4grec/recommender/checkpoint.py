@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import T5ForConditionalGeneration
 
 from mql4grec import checkpoints
 from mql4grec.errors import ArtifactError
-from mql4grec.recommender.model import set_weights, weights
+from mql4grec.recommender.model import Model, set_weights, weights
 
 NAME = "checkpoint.safetensors"
 HISTORY = "history.json"
@@ -55,7 +54,7 @@ def save(
     folder: Path,
     position: Position,
     *,
-    model: T5ForConditionalGeneration,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     mark: str,
 ) -> None:
@@ -70,7 +69,7 @@ def save(
 def restore(
     folder: Path,
     *,
-    model: T5ForConditionalGeneration,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     mark: str,
 ) -> Position:

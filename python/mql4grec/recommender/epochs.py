@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mql4grec import language
 from mql4grec.config import Task
 from mql4grec.errors import ConfigError, DataError
-from mql4grec.language import Corpus, Samples
+from mql4grec.language import Corpus, Samples, Windows, last_windows, training_windows
 from mql4grec.language.samples import concatenate
 from mql4grec.runtime import Journal
 
@@ -29,16 +29,18 @@ class Epoch:
     """The samples of one epoch, in the order of training.
 
     Attributes:
-        samples: All S samples that there are.
+        samples: All S samples that there are: of tasks, or windows of whole histories.
         order: int64 (S',), rows of `samples` to use; consecutive slices are optimizer steps.
-        input_lengths: int64 (S,), tokens.
+        input_lengths: int64 (S,), tokens, or items of a window.
         target_lengths: int64 (S,), tokens that count in the loss.
+        n_answered: int64 (S,), of windows how many of the last items are targets.
     """
 
-    samples: Samples
+    samples: Samples | Windows
     order: NDArray[np.int64]
     input_lengths: NDArray[np.int64]
     target_lengths: NDArray[np.int64]
+    n_answered: NDArray[np.int64] | None = None
 
 
 def usable_tasks(
@@ -78,9 +80,20 @@ def draw_epoch(
     stage: Stage,
     number: int,
     limit: int | None = None,
+    whole: bool = False,
 ) -> Epoch:
-    """Draw and shuffle the samples of epoch `number`; `limit` keeps a random part of them."""
+    """Draw and shuffle the samples of epoch `number`; `limit` keeps a random part of them.
+
+    With `whole` they are not those of the tasks but windows of whole histories, in which every item
+    is a target once, but the last two of a user.
+    """
     generator = np.random.default_rng([seed, STAGES.index(stage), EPOCH, number])
+    if whole:
+        histories = corpus.histories.held_out(2)
+        windows = training_windows(histories, max_his_len=corpus.max_his_len)
+        is_first = np.isin(windows.starts, histories.offsets[:-1])
+        order = generator.permutation(len(windows.starts))[:limit]
+        return _windows(corpus, windows, windows.lengths - ~is_first, order=order)
     samples = concatenate(
         [language.training_samples(corpus, task, generator=generator) for task in tasks]
     )
@@ -88,16 +101,25 @@ def draw_epoch(
 
 
 def validation_epoch(
-    corpus: Corpus, tasks: Sequence[Task], *, seed: int, stage: Stage, limit: int | None = None
+    corpus: Corpus,
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    stage: Stage,
+    limit: int | None = None,
+    whole: bool = False,
 ) -> Epoch:
     """Give the validation samples; `limit` keeps a random part of them.
 
-    Directions and part are drawn once, so that epochs can be compared.
+    Directions and part are drawn once, so that epochs can be compared. With `whole` they are the
+    windows that end with a user's last event but one, which alone is the target.
 
     Raises:
         DataError: If there are none.
     """
     generator = np.random.default_rng([seed, STAGES.index(stage), VALIDATION])
+    if whole:
+        return _validation_windows(corpus, stage, limit=limit, generator=generator)
     samples = concatenate(
         [language.validation_samples(corpus, task, generator=generator) for task in tasks]
     )
@@ -140,3 +162,37 @@ def _epoch(corpus: Corpus, samples: Samples, *, order: NDArray[np.int64]) -> Epo
         input_lengths=language.input_lengths(corpus, samples),
         target_lengths=language.target_lengths(corpus, samples),
     )
+
+
+def _windows(
+    corpus: Corpus,
+    windows: Windows,
+    n_answered: NDArray[np.int64],
+    *,
+    order: NDArray[np.int64],
+) -> Epoch:
+    counts = language.count_codes(corpus)[windows.items]
+    sums = np.concatenate([[0], np.cumsum(counts)])  # tokens of all before
+    ends = windows.starts + windows.lengths
+    return Epoch(
+        samples=windows,
+        order=order,
+        input_lengths=windows.lengths,
+        target_lengths=sums[ends] - sums[ends - n_answered],
+        n_answered=n_answered,
+    )
+
+
+def _validation_windows(
+    corpus: Corpus, stage: Stage, *, limit: int | None, generator: np.random.Generator
+) -> Epoch:
+    users = np.flatnonzero(corpus.histories.lengths() >= 3)
+    if not len(users):
+        raise DataError(
+            f"`recommender.{stage}`: expected histories of three items and more to validate on, "
+            f"got none in {corpus.name!r}; give longer ones"
+        )
+    histories = corpus.histories.held_out(1).of_users(users)
+    windows = last_windows(histories, max_his_len=corpus.max_his_len + 1)
+    rows = np.arange(len(users)) if limit is None else generator.permutation(len(users))
+    return _windows(corpus, windows, np.ones_like(windows.lengths), order=rows[:limit])

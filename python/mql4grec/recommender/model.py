@@ -1,46 +1,67 @@
-"""The T5: built with its final vocabulary, saved and opened as a plain transformers folder."""
+"""A model of either kind: built with its final vocabulary, saved and opened.
+
+A T5's folder is a plain transformers folder; that of a decoder-only model looks alike.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 from transformers import T5Config, T5ForConditionalGeneration
 
 from mql4grec import language
-from mql4grec.artifacts import require
-from mql4grec.config import RecommenderSettings
+from mql4grec.artifacts import read_json, require, write_json
+from mql4grec.catalog import Histories
+from mql4grec.config import RecommenderSettings, Task
 from mql4grec.errors import ArtifactError
-from mql4grec.language import Vocabulary
+from mql4grec.language import Corpus, Vocabulary
+from mql4grec.recommender import causal
+from mql4grec.recommender.causal import CausalConfig, CausalModel
 
-WEIGHTS = "model.safetensors"
+Model = T5ForConditionalGeneration | CausalModel
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+KIND, CAUSAL = "model_type", "mql4grec-causal"  # "t5" is transformers' own
 
 
 def build(
-    vocabulary: Vocabulary, settings: RecommenderSettings, *, seed: int
-) -> T5ForConditionalGeneration:
-    """Make an untrained T5 with its final vocabulary.
-
-    The embedding table is never resized: rows that transformers adds later start near one point,
-    with a scale that slows training down (see the source).
+    vocabulary: Vocabulary, settings: RecommenderSettings, *, seed: int, max_his_len: int = 20
+) -> Model:
+    """Make an untrained model of the settings' kind.
 
     Args:
         vocabulary: Gives the number of tokens and the special ones.
         settings: Room `recommender`.
         seed: Of the weights.
+        max_his_len: Items that a decoder-only model reads; a T5's number is not limited.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if settings.backbone == "causal":
+            return CausalModel(causal.sizes(vocabulary, settings, max_his_len=max_his_len))
+        return T5ForConditionalGeneration(_t5_config(vocabulary, settings))
+
+
+def _t5_config(vocabulary: Vocabulary, settings: RecommenderSettings) -> T5Config:
+    """Give the sizes of a T5 with its final vocabulary.
+
+    The embedding table is never resized: rows that transformers adds later start near one point,
+    with a scale that slows training down (see the source).
 
     Source:
         MQL4GRec's sizes and T5 version 1.0 (ReLU, one table for input, decoder and output, rows
         drawn from N(0, 1)). The authors resize a 32,100-row T5 vocabulary instead, so that their
         result depends on the version of transformers.
     """
-    config = T5Config(  # type: ignore[call-arg]  # fields made by a decorator
+    return T5Config(  # type: ignore[call-arg]  # fields made by a decorator
         vocab_size=vocabulary.n_tokens,
         d_model=settings.d_model,
         d_kv=settings.d_kv,
@@ -55,24 +76,25 @@ def build(
         eos_token_id=vocabulary.eos,
         decoder_start_token_id=vocabulary.pad,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return T5ForConditionalGeneration(config)
 
 
-def load(folder: Path) -> T5ForConditionalGeneration:
-    """Open a trained T5, on the CPU and ready to recommend.
+def load(folder: Path) -> Model:
+    """Open a trained model, on the CPU and ready to recommend.
 
     Args:
-        folder: That `train` wrote; `T5ForConditionalGeneration.from_pretrained` opens it as well.
+        folder: That `train` wrote; `T5ForConditionalGeneration.from_pretrained` opens a T5's.
 
     Raises:
         ArtifactError: If there is none, or its weights do not fit its configuration.
     """
-    config = T5Config.from_pretrained(require(folder / "config.json", made_by="finetune").parent)
+    sizes = read_json(folder / CONFIG, made_by="finetune")
     path = require(folder / WEIGHTS, made_by="finetune")
+    model: Model
     with torch.random.fork_rng(devices=[]):
-        model = T5ForConditionalGeneration(config)
+        if sizes.pop(KIND) == CAUSAL:
+            model = CausalModel(CausalConfig.from_json(sizes))
+        else:
+            model = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
     try:
         set_weights(model, load_file(path))
     except (SafetensorError, ValueError) as err:
@@ -84,7 +106,7 @@ def load(folder: Path) -> T5ForConditionalGeneration:
     return model
 
 
-def save(model: T5ForConditionalGeneration, folder: Path, *, vocabulary: Vocabulary) -> None:
+def save(model: Model, folder: Path, *, vocabulary: Vocabulary) -> None:
     """Write model and tokenizer; a reader sees the old weights or the new ones, never half of them.
 
     Only the weights change from call to call, and one rename replaces them.
@@ -92,9 +114,12 @@ def save(model: T5ForConditionalGeneration, folder: Path, *, vocabulary: Vocabul
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".best-", dir=folder))
     try:
-        # As `model.save_pretrained` does, without its progress bar.
-        model.config.save_pretrained(temporary)
-        model.generation_config.save_pretrained(temporary)
+        if isinstance(model, CausalModel):
+            write_json(temporary / CONFIG, {KIND: CAUSAL, **asdict(model.config)})
+        else:
+            # As `model.save_pretrained` does, without its progress bar.
+            model.config.save_pretrained(temporary)
+            model.generation_config.save_pretrained(temporary)
         save_file(weights(model), temporary / WEIGHTS, {"format": "pt"})
         language.save_tokenizer(vocabulary, temporary)
         for path in sorted(temporary.iterdir()):
@@ -103,12 +128,32 @@ def save(model: T5ForConditionalGeneration, folder: Path, *, vocabulary: Vocabul
         shutil.rmtree(temporary)
 
 
-def weights(model: T5ForConditionalGeneration) -> dict[str, Tensor]:
+def read_histories(
+    model: Model, corpus: Corpus, histories: Histories, *, task: Task
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Make the inputs from which a model recommends.
+
+    Args:
+        model: Of either kind.
+        corpus: Gives the codes of the items.
+        histories: Of U users.
+        task: By which a T5 recommends; a decoder-only model reads items whole.
+
+    Returns:
+        `input_ids` and `attention_mask`, int64 (U, T).
+    """
+    if isinstance(model, CausalModel):
+        return language.encode_items(corpus, histories)
+    users = np.arange(histories.n_users)
+    return language.encode_histories(corpus, histories, task=task, users=users)
+
+
+def weights(model: Model) -> dict[str, Tensor]:
     """Give every parameter once, by name; the table that T5 uses three times is `shared.weight`."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def set_weights(model: T5ForConditionalGeneration, tensors: dict[str, Tensor]) -> None:
+def set_weights(model: Model, tensors: dict[str, Tensor]) -> None:
     """Copy every parameter into the model.
 
     Raises:
@@ -125,46 +170,6 @@ def set_weights(model: T5ForConditionalGeneration, tensors: dict[str, Tensor]) -
                     f"{tuple(parameter.shape)}"
                 )
             parameter.copy_(tensors[name])
-
-
-def summed_loss(
-    model: T5ForConditionalGeneration,
-    *,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    labels: Tensor,
-    rivals: Tensor | None = None,
-) -> Tensor:
-    """Give the cross entropy of a batch, summed over all target tokens in float32.
-
-    Computed here and not by transformers, whose versions differ in what they average over.
-
-    Args:
-        model: A T5.
-        input_ids: int64 (B, T).
-        attention_mask: int64 (B, T).
-        labels: int64 (B, L+1), `language.IGNORED` where a position does not count.
-        rivals: Which group each token belongs to, int64 (V), as `group_by_level` gives it: a target
-            token has its probability among those of its group. None: among all tokens.
-    """
-    pad = int(model.config.decoder_start_token_id)  # which is what T5 pads with
-    start = torch.full_like(labels[:, :1], pad)
-    decoder_input_ids = torch.cat([start, labels[:, :-1]], dim=1)
-    logits = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        decoder_input_ids=decoder_input_ids.masked_fill(decoder_input_ids == language.IGNORED, pad),
-        use_cache=False,
-    ).logits  # (B, L+1, V)
-    if rivals is not None:
-        own = rivals[labels.clamp(min=0)]  # any group where a position does not count
-        logits = logits.masked_fill(own[:, :, None] != rivals, -torch.inf)
-    return functional.cross_entropy(
-        logits.float().flatten(0, 1),
-        labels.flatten(),
-        ignore_index=language.IGNORED,
-        reduction="sum",
-    )
 
 
 def group_by_level(vocabulary: Vocabulary) -> Tensor:

@@ -18,14 +18,18 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import T5ForConditionalGeneration
 
 from mql4grec import language
 from mql4grec.config import Task, TrainingSettings
 from mql4grec.errors import ConfigError
-from mql4grec.language import Corpus, Samples
+from mql4grec.language import Corpus, Samples, Windows
+from mql4grec.recommender import causal
+from mql4grec.recommender.causal import CausalModel
+from mql4grec.recommender.dropout import Dropout, make_dropout
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch, dropout_seed
-from mql4grec.recommender.model import summed_loss
+from mql4grec.recommender.model import Model
+from mql4grec.recommender.network import Network, lay_out, summed_loss
+from mql4grec.recommender.packing import pack
 from mql4grec.runtime import Journal, Runtime
 
 MAX_GRAD_NORM = 1.0  # the default of the Trainer that the authors use
@@ -50,9 +54,10 @@ class Loop:
         mark: Which training this is; a checkpoint must have the same.
         n_samples: Of one epoch, the same in all of them.
         rivals: Among which tokens a target token has its probability, as in `summed_loss`.
+        words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
     """
 
-    model: T5ForConditionalGeneration
+    model: Model
     optimizer: torch.optim.AdamW
     corpus: Corpus
     tasks: tuple[Task, ...]
@@ -66,6 +71,12 @@ class Loop:
     mark: str
     n_samples: int
     rivals: Tensor | None
+    words: NDArray[np.int64]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the matrix products."""
+        return torch.bfloat16 if self.runtime.precision == "bf16" else torch.float32
 
     @property
     def n_steps(self) -> int:
@@ -81,6 +92,7 @@ class Loop:
             stage=self.stage,
             number=number,
             limit=self.settings.samples_per_epoch,
+            whole=isinstance(self.model, CausalModel),
         )
 
     def cut(self, epoch: Epoch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -102,19 +114,11 @@ def take_step(
         The loss summed over the target tokens of all processes, and whether time is up.
     """
     n_tokens = int(epoch.target_lengths[rows].sum())
-    rank, n_processes = loop.processes.process_index, loop.processes.num_processes
     micro_batches = loop.cut(epoch, rows)
-    summed = torch.zeros((), device=loop.model.device)
     loop.optimizer.zero_grad(set_to_none=True)
-    for index in range(rank, len(micro_batches), n_processes):
-        torch.manual_seed(
-            dropout_seed(seed=loop.runtime.seed, stage=loop.stage, step=number, micro_batch=index)
-        )
-        loss = _loss(loop, epoch.samples, micro_batches[index])
-        (loss / n_tokens).backward()
-        summed += loss.detach()
+    summed = _add_gradients(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)
     parameters = list(loop.model.parameters())
-    _sum_gradients(parameters, n_processes=n_processes)
+    _sum_gradients(parameters, n_processes=loop.processes.num_processes)
     torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
     for group in loop.optimizer.param_groups:
         group["lr"] = learning_rate(number, loop)
@@ -130,29 +134,125 @@ def take_step(
     return total, n_expired > 0
 
 
-def _loss(loop: Loop, samples: Samples, rows: NDArray[np.int64]) -> Tensor:
-    """Give the summed loss of one micro-batch."""
-    batch = language.encode(loop.corpus, samples, rows)
-    device = loop.model.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=loop.runtime.precision == "bf16"):
-        return summed_loss(
-            loop.model,
-            input_ids=torch.from_numpy(batch.input_ids).to(device),
-            attention_mask=torch.from_numpy(batch.attention_mask).to(device),
-            labels=torch.from_numpy(batch.labels).to(device),
-            rivals=loop.rivals,
+def _add_gradients(
+    loop: Loop,
+    epoch: Epoch,
+    micro_batches: list[NDArray[np.int64]],
+    *,
+    number: int,
+    n_tokens: int,
+) -> Tensor:
+    """Give every parameter the gradient of this process's micro-batches, a part of the step's.
+
+    A T5's weights are laid out and cast once for all of them. Their gradients are added up in
+    float32, and go back to the parameters by way of that layout.
+
+    Returns:
+        The summed loss of these micro-batches.
+    """
+    laid_out = _lay_out(loop, epoch)
+    sums = [torch.zeros_like(tensor) for tensor in laid_out.tensors()] if laid_out else []
+    network = laid_out and laid_out.cast(loop.dtype)
+    summed = torch.zeros((), device=loop.model.device)
+    rank, n_processes = loop.processes.process_index, loop.processes.num_processes
+    for index in range(rank, len(micro_batches), n_processes):
+        seed = dropout_seed(
+            seed=loop.runtime.seed, stage=loop.stage, step=number, micro_batch=index
+        )
+        loss = _loss(loop, network, epoch, micro_batches[index], seed=seed)
+        if network is None:
+            (loss / n_tokens).backward()
+        else:
+            gradients = torch.autograd.grad(loss / n_tokens, network.tensors())
+            for total, gradient in zip(sums, gradients, strict=True):
+                total.add_(gradient)
+        summed += loss.detach()
+    if laid_out is not None:
+        torch.autograd.backward(laid_out.tensors(), sums)
+    return summed
+
+
+def _lay_out(loop: Loop, epoch: Epoch) -> Network | None:
+    """Lay a T5's weights out for all samples of an epoch."""
+    if isinstance(loop.model, CausalModel):
+        return None
+    longest = int(epoch.input_lengths.max()), int(epoch.target_lengths.max())
+    return lay_out(loop.model, n_read=longest[0], n_written=longest[1])
+
+
+def _loss(
+    loop: Loop,
+    network: Network | None,
+    epoch: Epoch,
+    rows: NDArray[np.int64],
+    *,
+    seed: int | None = None,
+) -> Tensor:
+    """Give the summed loss of one micro-batch.
+
+    Args:
+        loop: The training.
+        network: The T5, laid out.
+        epoch: That the rows are of.
+        rows: int64 (B,), of its samples.
+        seed: Of dropout; None: nothing is dropped.
+    """
+    device, config = loop.model.device, loop.model.config
+    dropout = None
+    if seed is not None:
+        dropout = make_dropout(config.dropout_rate, seed=seed, device=device)
+    if isinstance(loop.model, CausalModel):
+        return _causal_loss(loop, loop.model, epoch, rows, dropout=dropout)
+    assert network is not None
+    assert isinstance(epoch.samples, Samples)
+    return summed_loss(
+        network,
+        pack(
+            language.encode(loop.corpus, epoch.samples, rows),
+            start=loop.model.config.decoder_start_token_id,
+            device=device,
+            keep_padding=device.type != "cpu",
+        ),
+        dropout=dropout,
+        rivals=loop.rivals,
+    )
+
+
+def _causal_loss(
+    loop: Loop,
+    model: CausalModel,
+    epoch: Epoch,
+    rows: NDArray[np.int64],
+    *,
+    dropout: Dropout | None,
+) -> Tensor:
+    """Give the summed loss of some windows."""
+    assert isinstance(epoch.samples, Windows)
+    assert epoch.n_answered is not None
+    words = language.spell_windows(loop.words, epoch.samples, rows)
+    place, ends = np.arange(words.shape[1]), epoch.samples.lengths[rows, None]
+    answered = (place < ends) & (place >= ends - epoch.n_answered[rows, None])
+    with torch.autocast(
+        model.device.type, torch.bfloat16, enabled=loop.runtime.precision == "bf16"
+    ):
+        return causal.summed_loss(
+            model,
+            torch.from_numpy(words).to(model.device),
+            torch.from_numpy(answered).to(model.device),
+            dropout=dropout,
         )
 
 
 @torch.no_grad()
 def validation_loss(loop: Loop) -> float:
     """Give the mean loss per target token of the validation samples."""
-    loop.model.eval()
+    network = _lay_out(loop, loop.validation)
+    network = network and network.cast(loop.dtype)
     rank, n_processes = loop.processes.process_index, loop.processes.num_processes
     micro_batches = loop.cut(loop.validation, loop.validation.order)
     summed = torch.zeros((), dtype=torch.float64, device=loop.model.device)
     for rows in micro_batches[rank::n_processes]:
-        summed += _loss(loop, loop.validation.samples, rows)
+        summed += _loss(loop, network, loop.validation, rows)
     (total,) = _sum_over_processes(loop, summed.item())
     return total / int(loop.validation.target_lengths[loop.validation.order].sum())
 
@@ -169,16 +269,14 @@ def learning_rate(number: int, loop: Loop) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(
-    model: T5ForConditionalGeneration, *, lr: float, weight_decay: float
-) -> torch.optim.AdamW:
+def make_optimizer(model: Model, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """Make AdamW; as in the authors' Trainer, layer norms are not decayed."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def _sum_gradients(parameters: list[torch.nn.Parameter], *, n_processes: int) -> None:

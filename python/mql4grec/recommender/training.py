@@ -15,7 +15,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
-from transformers import T5ForConditionalGeneration
 
 from mql4grec import artifacts, language
 from mql4grec.config import TrainingSettings
@@ -23,8 +22,10 @@ from mql4grec.errors import ConfigError
 from mql4grec.language import Corpus
 from mql4grec.recommender import checkpoint
 from mql4grec.recommender import model as models
+from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.checkpoint import Position
 from mql4grec.recommender.epochs import Stage, draw_epoch, usable_tasks, validation_epoch
+from mql4grec.recommender.model import Model
 from mql4grec.recommender.steps import (
     Loop,
     learning_rate,
@@ -39,7 +40,7 @@ FREE_SETTINGS = {"micro_batch_size", "max_minutes"}
 
 
 def train(
-    model: T5ForConditionalGeneration,
+    model: Model,
     corpora: Sequence[Corpus],
     settings: TrainingSettings,
     *,
@@ -47,9 +48,9 @@ def train(
     folder: Path,
     runtime: Runtime,
     journal: Journal = SILENT,
-    ndcg: Callable[[T5ForConditionalGeneration], float] | None = None,
-) -> T5ForConditionalGeneration:
-    """Train a T5 and keep the one with the lowest validation loss, or the highest NDCG.
+    ndcg: Callable[[Model], float] | None = None,
+) -> Model:
+    """Train a model and keep the one with the lowest validation loss, or the highest NDCG.
 
     Started by `accelerate launch` (on CPUs by `torchrun`) it shares the work between processes.
     Called again after an interruption it goes on from the last checkpoint; on one CPU process, with
@@ -108,7 +109,7 @@ def train(
 
 
 def _prepare(
-    model: T5ForConditionalGeneration,
+    model: Model,
     corpora: Sequence[Corpus],
     *,
     settings: TrainingSettings,
@@ -119,7 +120,8 @@ def _prepare(
     processes: PartialState,
 ) -> Loop:
     """Check what there is to train on, and set up the loop."""
-    tasks = usable_tasks(corpora, settings.tasks, stage=stage, journal=journal)
+    whole = isinstance(model, CausalModel)
+    tasks = () if whole else usable_tasks(corpora, settings.tasks, stage=stage, journal=journal)
     corpus = language.join(corpora)
     if model.config.vocab_size != corpus.vocabulary.n_tokens:
         raise ValueError(
@@ -127,7 +129,13 @@ def _prepare(
             f"got {model.config.vocab_size}; build it from the same vocabulary"
         )
     first = draw_epoch(
-        corpus, tasks, seed=runtime.seed, stage=stage, number=0, limit=settings.samples_per_epoch
+        corpus,
+        tasks,
+        seed=runtime.seed,
+        stage=stage,
+        number=0,
+        limit=settings.samples_per_epoch,
+        whole=whole,
     )
     alone = processes.num_processes == 1
     model.to(runtime.torch_device if alone else processes.device)  # type: ignore[arg-type]  # overloads lost
@@ -147,6 +155,7 @@ def _prepare(
             seed=runtime.seed,
             stage=stage,
             limit=settings.validation_samples,
+            whole=whole,
         ),
         settings=settings,
         stage=stage,
@@ -157,10 +166,11 @@ def _prepare(
         mark=_mark(model, corpus, settings, stage=stage, seed=runtime.seed),
         n_samples=len(first.order),
         rivals=rivals,
+        words=language.spell_items(corpus),
     )
 
 
-def _run_epochs(loop: Loop, ndcg: Callable[[T5ForConditionalGeneration], float] | None) -> None:
+def _run_epochs(loop: Loop, ndcg: Callable[[Model], float] | None) -> None:
     """Train from the last checkpoint to the end."""
     position = checkpoint.restore(
         loop.folder, model=loop.model, optimizer=loop.optimizer, mark=loop.mark
@@ -216,9 +226,7 @@ def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None])
     return position
 
 
-def _validate(
-    loop: Loop, position: Position, ndcg: Callable[[T5ForConditionalGeneration], float] | None
-) -> Position:
+def _validate(loop: Loop, position: Position, ndcg: Callable[[Model], float] | None) -> Position:
     """Measure the loss on the validation samples, if asked NDCG@10, and close the epoch."""
     started = time.monotonic()
     valid_loss = validation_loss(loop)
@@ -257,7 +265,7 @@ def _validate(
     )
 
 
-def _told_by_main(loop: Loop, ndcg: Callable[[T5ForConditionalGeneration], float]) -> float:
+def _told_by_main(loop: Loop, ndcg: Callable[[Model], float]) -> float:
     """Let the main process measure, and all have its figure, so that they decide alike."""
     found = ndcg(loop.model) if loop.processes.is_main_process else 0.0
     if loop.processes.num_processes == 1:
@@ -307,7 +315,7 @@ def _is_finished(history: Path, mark: str) -> bool:
 
 
 def _mark(
-    model: T5ForConditionalGeneration,
+    model: Model,
     corpus: Corpus,
     settings: TrainingSettings,
     *,

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from mql4grec import artifacts, catalog, codes
 from mql4grec.catalog import Catalog
 from mql4grec.codes import SemanticIds
-from mql4grec.config import MODALITIES, DatasetSettings, Modality, Settings, Task
+from mql4grec.config import (
+    MODALITIES,
+    DatasetSettings,
+    Modality,
+    Settings,
+    Task,
+    TrainingSettings,
+)
 from mql4grec.errors import ArtifactError, DataError
 from mql4grec.runtime import Journal, Runtime, wait_for_everyone
 
@@ -88,6 +95,12 @@ def modalities(settings: Settings, shop: DatasetSettings) -> tuple[Modality, ...
     """List the modalities in which a shop gets semantic IDs."""
     made = set(encoded(settings))
     return tuple(m for m in MODALITIES if (shop, m) in made or given_index(shop, m) is not None)
+
+
+def learns_to_rank(settings: Settings, training: TrainingSettings, modality: Modality) -> bool:
+    """Tell whether a training teaches to rank items by the codes of a modality."""
+    whole = settings.recommender.backbone == "causal"  # which learns all modalities, tasks or not
+    return whole or SEQUENCE_TASK[modality] in training.tasks
 
 
 def load_catalog(context: Context, name: str) -> Catalog:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mql4grec.config import MODALITIES, DatasetSettings, Settings, TrainingSettings
 from mql4grec.errors import ConfigError
-from mql4grec.stages.context import SEQUENCE_TASK, Stage, encoded, modalities
+from mql4grec.stages.context import SEQUENCE_TASK, Stage, encoded, learns_to_rank, modalities
 from mql4grec.stages.evaluation import (
     combined_modalities,
     decode,
@@ -42,7 +42,7 @@ def plan(settings: Settings) -> list[Stage]:
                 "`embeddings.image.kind`, or give an index"
             )
     for modality in modalities(settings, settings.target):
-        if SEQUENCE_TASK[modality] not in settings.recommender.finetune.tasks:
+        if not learns_to_rank(settings, settings.recommender.finetune, modality):
             raise ConfigError(
                 f"`recommender.finetune.tasks`: expected {SEQUENCE_TASK[modality]!r} among them to "
                 f"rank by {modality} codes, got {list(settings.recommender.finetune.tasks)}; add "

@@ -27,11 +27,10 @@ from mql4grec.stages.context import (
 )
 
 if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
-
     from mql4grec.decoding import Filters, ItemTrie
     from mql4grec.decoding.batches import BeamCount
     from mql4grec.language import Corpus
+    from mql4grec.recommender import Model
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,14 @@ class Ranker:
         context: Of the run.
         shop: The target shop; during a training, any of its shops.
         corpus: The shop's items as tokens.
-        model: The T5.
+        model: The recommender.
         tries: Of the items, by modality; those in which the shop has codes.
     """
 
     context: Context
     shop: Catalog
     corpus: Corpus
-    model: T5ForConditionalGeneration
+    model: Model
     tries: dict[Modality, ItemTrie]
 
 
@@ -68,9 +67,7 @@ def load_ranker(context: Context) -> Ranker:
     return make_ranker(context, context.settings.target, model)
 
 
-def make_ranker(
-    context: Context, shop: DatasetSettings, model: T5ForConditionalGeneration
-) -> Ranker:
+def make_ranker(context: Context, shop: DatasetSettings, model: Model) -> Ranker:
     """Put a model, trained or in training, before the items of a shop."""
     from mql4grec import decoding
 
@@ -105,11 +102,11 @@ def rank(
         filters: Which items each user may get; all if None.
         folder: Where finished parts are kept, so that an interrupted call goes on; None: nowhere.
     """
-    from mql4grec import decoding, language
+    from mql4grec import decoding, recommender
 
     settings, corpus = ranker.context.settings.decoding, ranker.corpus
-    users = np.arange(histories.n_users)
-    inputs = language.encode_histories(corpus, histories, task=SEQUENCE_TASK[modality], users=users)
+    task = SEQUENCE_TASK[modality]
+    inputs = recommender.read_histories(ranker.model, corpus, histories, task=task)
     return decoding.recommend(
         ranker.model,
         ranker.tries[modality],

@@ -13,11 +13,16 @@ from mql4grec.config import Modality, Settings, TrainingSettings
 from mql4grec.errors import ConfigError
 from mql4grec.runtime import SILENT
 from mql4grec.stages import ranking
-from mql4grec.stages.context import SEQUENCE_TASK, Context, load_corpus, load_vocabulary
+from mql4grec.stages.context import (
+    SEQUENCE_TASK,
+    Context,
+    learns_to_rank,
+    load_corpus,
+    load_vocabulary,
+)
 
 if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
-
+    from mql4grec.recommender import Model
     from mql4grec.recommender.epochs import Stage
     from mql4grec.stages.ranking import Ranker
 
@@ -43,16 +48,21 @@ def finetune(context: Context, folder: Path) -> None:
     _train(context, model, "finetune", names=names, folder=folder)
 
 
-def _new_model(context: Context) -> T5ForConditionalGeneration:
+def _new_model(context: Context) -> Model:
     from mql4grec import recommender
 
     settings = context.settings
-    return recommender.build(load_vocabulary(context), settings.recommender, seed=settings.seed)
+    return recommender.build(
+        load_vocabulary(context),
+        settings.recommender,
+        seed=settings.seed,
+        max_his_len=settings.language.max_his_len,
+    )
 
 
 def _train(
     context: Context,
-    model: T5ForConditionalGeneration,
+    model: Model,
     stage: Stage,
     *,
     names: Sequence[str],
@@ -82,11 +92,11 @@ def selection_beams(settings: Settings) -> int:
 
 def _ndcg(
     context: Context,
-    model: T5ForConditionalGeneration,
+    model: Model,
     settings: TrainingSettings,
     *,
     names: Sequence[str],
-) -> Callable[[T5ForConditionalGeneration], float]:
+) -> Callable[[Model], float]:
     """Make what gives a model's NDCG@10, averaged over shops and their modalities.
 
     Raises:
@@ -101,7 +111,7 @@ def _ndcg(
             f"shop that has its codes, got {list(settings.tasks)}; add one, or select by loss"
         )
 
-    def measure(model: T5ForConditionalGeneration) -> float:
+    def measure(model: Model) -> float:
         return mean(
             figure
             for ranker in rankers
@@ -113,7 +123,8 @@ def _ndcg(
 
 def _ranked(ranker: Ranker, settings: TrainingSettings) -> list[Modality]:
     """List the modalities in which a training learns to rank the items of a shop."""
-    return [modality for modality in ranker.tries if SEQUENCE_TASK[modality] in settings.tasks]
+    run = ranker.context.settings
+    return [modality for modality in ranker.tries if learns_to_rank(run, settings, modality)]
 
 
 def _figures(ranker: Ranker, settings: TrainingSettings) -> Iterator[float]:

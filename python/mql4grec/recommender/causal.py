@@ -1,0 +1,288 @@
+"""A decoder-only model: one pass over a history learns every next item, in every modality.
+
+T5 reads a history anew for each of its events. Here a history is a row of *items* and of the codes
+that are written after each:
+
+    start     item 1     item 2     ...
+      |         |          |
+      a b c     a b c      a b c     the text word of the next item, code by code
+      A B C     A B C      A B C     its picture word
+
+An item is the sum of its codes' vectors, in all modalities. It sees the items before it; a code
+sees them, its own item, and the codes of its word so far. What an item ends as tells the first code
+of the next item, what a code ends as the code after it. There is no end token: all words of a
+modality are equally long. Items pass all layers, codes only the last `num_decoder_layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mql4grec.config import Modality, RecommenderSettings
+from mql4grec.language import IGNORED, Vocabulary
+from mql4grec.recommender.dropout import Dropout
+
+EPS = 1e-6  # of the norms
+LEVELS = ("first_code", "n_codes")  # fields by modality and level
+
+
+@dataclass(frozen=True)
+class CausalConfig:
+    """Sizes of the model, as its `config.json` has them.
+
+    Attributes:
+        vocab_size: V.
+        pad: Token id in place of the codes of an item that has none in a modality.
+        first_code: Token id of code 0 of each level, by modality.
+        n_codes: K of each level, by modality.
+        d_model: D.
+        d_ff: F.
+        d_kv: Numbers per head.
+        num_heads: H.
+        num_layers: Layers that items pass.
+        num_decoder_layers: The last of them, which codes pass as well.
+        dropout_rate: In training.
+        max_his_len: Items that are read, the last ones.
+    """
+
+    vocab_size: int
+    pad: int
+    first_code: dict[Modality, tuple[int, ...]]
+    n_codes: dict[Modality, tuple[int, ...]]
+    d_model: int
+    d_ff: int
+    d_kv: int
+    num_heads: int
+    num_layers: int
+    num_decoder_layers: int
+    dropout_rate: float
+    max_his_len: int
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> CausalConfig:
+        """Read what `dataclasses.asdict` and JSON made of one."""
+        levels = {name: {m: tuple(sizes) for m, sizes in fields[name].items()} for name in LEVELS}
+        return cls(**{**fields, **levels})
+
+    @property
+    def width(self) -> int:
+        """Tokens of an item: the codes of all its modalities."""
+        return sum(len(levels) for levels in self.n_codes.values())
+
+    @property
+    def n_places(self) -> int:
+        """Places of an item in a history: itself, and the codes of the next that are read."""
+        return 1 + sum(len(levels) - 1 for levels in self.n_codes.values())
+
+    def words(self) -> Iterator[tuple[Modality, slice, slice]]:
+        """List the modalities, where an item's tokens and where a history's places have them."""
+        token, place = 0, 1
+        for modality, levels in self.n_codes.items():
+            n = len(levels)
+            yield modality, slice(token, token + n), slice(place, place + n - 1)
+            token, place = token + n, place + n - 1
+
+
+class Block(nn.Module):
+    """The weights of a layer: attention and two products, normed before and added to its input."""
+
+    def __init__(self, config: CausalConfig) -> None:
+        """Make both parts."""
+        super().__init__()
+        d, inner = config.d_model, config.num_heads * config.d_kv
+        self.attention_norm = nn.RMSNorm(d, eps=EPS)
+        self.qkv = nn.Linear(d, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, d, bias=False)
+        self.inner_norm = nn.RMSNorm(d, eps=EPS)
+        self.inner = nn.Linear(d, config.d_ff, bias=False)
+        self.outer = nn.Linear(config.d_ff, d, bias=False)
+        for part, scale in ((self.qkv, 1.0), (self.out, 0.5), (self.inner, 1.0), (self.outer, 0.5)):
+            nn.init.normal_(part.weight, std=scale * part.in_features**-0.5)
+        self.heads = (3, config.num_heads, config.d_kv)
+
+    def forward(self, states: Tensor, bias: Tensor, dropout: Dropout | None) -> Tensor:
+        """Give the next layer's states.
+
+        Args:
+            states: float32 (B, t, D).
+            bias: What is added to attention, (H, t, t).
+            dropout: None: nothing is dropped.
+        """
+        qkv = self.qkv(self.attention_norm(states)).unflatten(2, self.heads)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # (B, H, t, d_kv) each
+        # Not the attention kernel, which takes twice as long with a bias that learns.
+        scores = queries @ keys.transpose(2, 3) * self.heads[2] ** -0.5
+        shares = (scores + bias.to(scores.dtype)).softmax(dim=3)
+        seen = (shares.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+        states = states + _drop(self.out(seen), dropout)
+        inner = _drop(self.inner(self.inner_norm(states)).relu(), dropout)
+        return states + _drop(self.outer(inner), dropout)
+
+
+class CausalModel(nn.Module):
+    """The decoder-only recommender.
+
+    Attributes:
+        config: Its sizes.
+        reading: Vectors of codes in an item (V, D).
+        writing: Vectors of codes in a word that is being written (V, D).
+        start: What stands before the first item (D).
+        distance: What is added to attention to the item so many items ago, float32 (H, T + 1).
+        steps: Likewise to each step of the own word, by step (H, S, S).
+        head: What turns states into logits (V, D).
+    """
+
+    def __init__(self, config: CausalConfig) -> None:
+        """Make an untrained model; draws from torch."""
+        super().__init__()
+        self.config = config
+        d, n_tokens = config.d_model, config.vocab_size
+        self.reading = nn.Embedding(n_tokens, d, padding_idx=config.pad)
+        self.writing = nn.Embedding(n_tokens, d)
+        self.start = nn.Parameter(torch.empty(d))
+        n_steps = max(len(levels) for levels in config.n_codes.values())
+        self.distance = nn.Parameter(torch.zeros(config.num_heads, config.max_his_len + 1))
+        self.steps = nn.Parameter(torch.zeros(config.num_heads, n_steps, n_steps))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(d, eps=EPS)
+        self.head = nn.Linear(d, n_tokens, bias=False)
+        for tensor, std in (
+            (self.reading.weight, 0.5),
+            (self.writing.weight, 0.5),
+            (self.start, 0.5),
+            (self.head.weight, 0.02),
+        ):
+            nn.init.normal_(tensor, std=std)
+        with torch.no_grad():
+            self.reading.weight[config.pad] = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.start.device
+
+    def items(self, words: Tensor) -> Tensor:
+        """Give the vectors of items (..., D) from all their tokens, int64 (..., W)."""
+        return functional.embedding(words, self.reading.weight, self.config.pad).sum(dim=-2)
+
+    def forward(self, words: Tensor, dropout: Dropout | None = None) -> Tensor:
+        """Give the states of a history's places, for every next item at once.
+
+        Args:
+            words: int64 (B, n, W), the tokens of all items, the last ones only to be written.
+            dropout: None: nothing is dropped.
+
+        Returns:
+            float32 (B, n, P, D), before item i, after it and each of the codes that are read.
+        """
+        batch, n = words.shape[:2]
+        before = self.items(words[:, :-1])
+        before = torch.cat([self.start.expand(batch, 1, -1), before], dim=1)  # (B, n, D)
+        codes = [words[:, :, token][:, :, :-1] for _, token, _ in self.config.words()]
+        bias = self.bias(n)  # (H, n * P, n * P)
+        n_places = self.config.n_places
+        alone = self.config.num_layers - self.config.num_decoder_layers
+        before = _drop(before, dropout)
+        for block in self.blocks[:alone]:
+            before = block(before, bias[:, ::n_places, ::n_places], dropout)
+        written = _drop(self.writing(torch.cat(codes, dim=2)), dropout)
+        states = torch.cat([before[:, :, None], written], dim=2).flatten(1, 2)
+        for block in self.blocks[alone:]:
+            states = block(states, bias, dropout)
+        out: Tensor = self.norm(states).unflatten(1, (n, n_places))
+        return out
+
+    def bias(self, n: int) -> Tensor:
+        """Give what is added to attention among the places of n items, float32 (H, n * P, n * P).
+
+        Minus infinity where a place does not see the other.
+        """
+        word, step = self._places()
+        n_places = len(word)
+        word, step = word.repeat(n), step.repeat(n)
+        item = torch.arange(n, device=self.device).repeat_interleave(n_places)
+        ago = item[:, None] - item
+        is_item = (step == 0) & (ago >= 0)
+        is_own = (ago == 0) & (word[:, None] == word) & (step <= step[:, None])
+        far = self.distance[:, ago.clamp(0, self.config.max_his_len)]
+        near = self.steps[:, step[:, None], step]
+        bias = torch.where(is_own & (step > 0), near, far)
+        return bias.masked_fill(~(is_item | is_own), -torch.inf)
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Give which word each of an item's places belongs to, and which of its steps it is."""
+        word, step = torch.zeros(2, self.config.n_places, dtype=torch.int64, device=self.device)
+        for number, (_, _, places) in enumerate(self.config.words()):
+            word[places] = number + 1
+            step[places] = torch.arange(1, places.stop - places.start + 1, device=self.device)
+        return word, step
+
+
+def summed_loss(
+    model: CausalModel, words: Tensor, answered: Tensor, *, dropout: Dropout | None = None
+) -> Tensor:
+    """Give the cross entropy of every code of the answered items, each among those of its level.
+
+    Args:
+        model: The model.
+        words: int64 (B, n, W), padded with `pad`; codes that are padding count for nothing.
+        answered: bool (B, n), which items are targets.
+        dropout: None: nothing is dropped.
+
+    Returns:
+        A number in float32, summed over all codes.
+    """
+    config = model.config
+    states = model(words, dropout)
+    total = torch.zeros((), device=words.device)
+    for modality, token, place in config.words():
+        ends = torch.cat([states[:, :, :1], states[:, :, place]], dim=2)  # (B, n, L, D)
+        levels = zip(config.first_code[modality], config.n_codes[modality], strict=True)
+        for level, (first, n_codes) in enumerate(levels):
+            tokens = words[:, :, token.start + level]
+            counted = answered & (tokens != config.pad)
+            targets = torch.where(counted, tokens - first, IGNORED)
+            logits = functional.linear(ends[:, :, level], model.head.weight[first:][:n_codes])
+            total = total + functional.cross_entropy(
+                logits.float().flatten(0, 1),
+                targets.flatten(),
+                ignore_index=IGNORED,
+                reduction="sum",
+            )
+    return total
+
+
+def sizes(
+    vocabulary: Vocabulary, settings: RecommenderSettings, *, max_his_len: int
+) -> CausalConfig:
+    """Give the sizes of a model.
+
+    Args:
+        vocabulary: Of the run.
+        settings: Room `recommender`.
+        max_his_len: Items that are read.
+    """
+    return CausalConfig(
+        vocab_size=vocabulary.n_tokens,
+        pad=vocabulary.pad,
+        first_code=dict(vocabulary.first_code),
+        n_codes=dict(vocabulary.n_codes),
+        d_model=settings.d_model,
+        d_ff=settings.d_ff,
+        d_kv=settings.d_kv,
+        num_heads=settings.num_heads,
+        num_layers=settings.num_layers,
+        num_decoder_layers=min(settings.num_decoder_layers, settings.num_layers),
+        dropout_rate=settings.dropout,
+        max_his_len=max_his_len,
+    )
+
+
+def _drop(tensor: Tensor, dropout: Dropout | None) -> Tensor:
+    return tensor if dropout is None else tensor * dropout.mask(tensor).mul_(dropout.scale)

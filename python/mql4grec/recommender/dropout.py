@@ -1,0 +1,54 @@
+"""Dropout from random bits: integers that are compared with a threshold.
+
+`torch.nn.functional.dropout` asks a generator for every number, which took a fifth of a training's
+time on a CPU; here one draw of 64 bits decides about four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEVELS = 1 << 16  # what 16 bits tell apart
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """The masks of one forward pass, drawn one after the other.
+
+    The same seed gives the same masks on every CPU, whatever the version of its vector units.
+
+    Attributes:
+        n_dropped: Of `LEVELS` equally likely numbers, those that stand for a dropped one: the share
+            dropped is `dropout` rounded to 1/65,536.
+        generator: On the device of what is dropped.
+    """
+
+    n_dropped: int
+    generator: torch.Generator
+
+    @property
+    def scale(self) -> float:
+        """What the kept are multiplied by, so that the mean stays; 0 where all are dropped."""
+        kept = LEVELS - self.n_dropped
+        return LEVELS / kept if kept else 0.0
+
+    def mask(self, like: Tensor) -> Tensor:
+        """Draw ones and zeros of a tensor's shape and type."""
+        n = like.numel()
+        bits = torch.empty(-(-n // 4), dtype=torch.int64, device=like.device)
+        bits.random_(torch.iinfo(torch.int64).min, None, generator=self.generator)  # all 64 bits
+        mask = torch.empty(n, dtype=like.dtype, device=like.device)
+        # Written as numbers at once: a mask of booleans takes six times as long to multiply by.
+        torch.gt(bits.view(torch.int16)[:n], self.n_dropped - LEVELS // 2 - 1, out=mask)
+        return mask.view(like.shape)
+
+
+def make_dropout(rate: float, *, seed: int, device: torch.device) -> Dropout | None:
+    """Prepare the masks of a forward pass; None if nothing is dropped."""
+    n_dropped = round(rate * LEVELS)
+    if not n_dropped:
+        return None
+    return Dropout(n_dropped, torch.Generator(device).manual_seed(seed))

@@ -1,0 +1,308 @@
+"""The decoder-only backbone: what sees what, loss and search by a slow twin, and its training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import tiny_language as tiny
+import tiny_training as training
+from launching import launch_two
+from mql4grec import decoding, language, recommender
+from mql4grec.codes import SemanticIds
+from mql4grec.config import MODALITIES, LanguageSettings, Modality
+from mql4grec.errors import DataError
+from mql4grec.language import Corpus
+from mql4grec.recommender import causal, epochs
+from mql4grec.recommender.causal import CausalModel
+
+N_ITEMS = 12
+
+
+def ids_of(modality: Modality) -> SemanticIds:
+    """Give every item codes of its own, but for pictures none to item 3."""
+    levels = tiny.N_CODES[modality]
+    numbers = np.random.default_rng(0).permutation(np.prod(levels))[:N_ITEMS]
+    codes = np.stack(np.unravel_index(numbers, levels), axis=1).astype(np.uint16)
+    present = np.arange(N_ITEMS) != (3 if modality == "image" else -1)
+    codes[~present] = 0
+    return SemanticIds("tiny", modality, codes, levels, present)
+
+
+def shop(*, n_users: int = 25, max_his_len: int = 5) -> Corpus:
+    settings = LanguageSettings(max_his_len=max_his_len)
+    ids = {modality: ids_of(modality) for modality in MODALITIES}
+    vocabulary = language.build_vocabulary(settings, n_codes=tiny.N_CODES)
+    histories = tiny.random_histories(n_users, N_ITEMS, seed=0)
+    return language.build_corpus(vocabulary, histories, ids, settings)
+
+
+def model_of(one: Corpus) -> CausalModel:
+    """Make a model in which everything that has weights matters."""
+    model = training.network(one, backbone="causal")
+    assert isinstance(model, CausalModel)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(0.5, 2)
+            elif "head" in name or "distance" in name or "steps" in name:
+                parameter.normal_()
+    return model.eval()
+
+
+def slow_scores(one: Corpus, model: CausalModel, history: list[int], modality: Modality) -> list:
+    """Score every item that has codes as the next one, token by token, by a plain transformer.
+
+    A sequence is built for each item: the start, the items of the history, the codes so far.
+    """
+    words = language.spell_items(one)
+    history = history[-one.max_his_len :]
+    vectors = [model.start] + [
+        sum((model.reading.weight[t] for t in words[item] if t != one.vocabulary.pad),
+            torch.zeros_like(model.start))
+        for item in history
+    ]  # fmt: skip
+    scores = []
+    for tokens, present in zip(one.tokens[modality], one.present[modality], strict=True):
+        total = 0.0 if present else -np.inf
+        tokens = tokens if present else ()
+        for level, token in enumerate(tokens):
+            first = one.vocabulary.first_code[modality][level]
+            n_codes = one.vocabulary.n_codes[modality][level]
+            sequence = [*vectors, *(model.writing.weight[t] for t in tokens[:level])]
+            state = slow_state(model, sequence, n_items=len(history))
+            logits = model.head.weight[first : first + n_codes] @ state
+            total += float(logits.log_softmax(0)[token - first])
+        scores.append(total)
+    return scores
+
+
+def slow_state(model: CausalModel, sequence: list[torch.Tensor], *, n_items: int) -> torch.Tensor:
+    """Run a start, items and codes through the layers; give what the last one ends as."""
+    states = list(sequence)
+    for block in model.blocks:
+        rows = [block.qkv(block.attention_norm(state)).view(block.heads) for state in states]
+        after = []
+        for place, state in enumerate(states):
+            seen = []
+            for head in range(block.heads[1]):
+                scores = []
+                for other in range(place + 1):
+                    product = rows[place][0, head] @ rows[other][1, head] / block.heads[2] ** 0.5
+                    item, step = min(place, n_items), max(place - n_items, 0)
+                    if other <= n_items:
+                        bias = model.distance[head, item - other]
+                    else:
+                        bias = model.steps[head, step, other - n_items]
+                    scores.append(product + bias)
+                shares = torch.stack(scores).softmax(0)
+                values = torch.stack([rows[other][2, head] for other in range(place + 1)])
+                seen.append(shares @ values)
+            state = state + block.out(torch.cat(seen))
+            after.append(state + block.outer(block.inner(block.inner_norm(state)).relu()))
+        states = after
+    return model.norm(states[-1])
+
+
+HISTORIES = [[1, 2, 3], [5], [7, 8, 9, 10, 11, 0, 3], []]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_the_search_finds_what_a_slow_twin_scores(modality: Modality) -> None:
+    one = shop()
+    model = model_of(one)
+    trie = decoding.build_trie(ids_of(modality))
+    expected = np.array([slow_scores(one, model, history, modality) for history in HISTORIES])
+    for n_beams in ("all", N_ITEMS - 2):
+        found = decoding.recommend(
+            model,
+            trie,
+            vocabulary=one.vocabulary,
+            modality=modality,
+            inputs=language.encode_items(one, tiny.histories(*HISTORIES)),
+            n_beams=n_beams,
+            batch_size=3,
+        )
+        for items, scores, all_scores in zip(found.items, found.scores, expected, strict=True):
+            real = items >= 0
+            np.testing.assert_allclose(scores[real], all_scores[items[real]], atol=1e-4)
+            if n_beams == "all":
+                best = np.argsort(-all_scores, kind="stable")[: real.sum()]
+                np.testing.assert_allclose(all_scores[best], scores[real], atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_loss_is_minus_the_score_of_every_next_item() -> None:
+    one = shop()
+    model = model_of(one)
+    history = [4, 3, 8, 1]
+    words = torch.from_numpy(language.spell_items(one)[[[*history, -1]]])
+    answered = torch.tensor([[True, True, False, True, False]])
+    expected = 0.0
+    for place in (0, 1, 3):
+        for modality in ("text", "image"):
+            if one.present[modality][history[place]]:
+                scores = slow_scores(one, model, history[:place], modality)
+                expected -= scores[history[place]]
+    assert causal.summed_loss(model, words, answered).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_place_sees_what_comes_later_or_the_other_word() -> None:
+    one = shop()
+    model = model_of(one)
+    items = [1, 2, 4, 5]
+    words = torch.from_numpy(language.spell_items(one)[[items]])
+    before = model(words)
+    for token in range(words.shape[2]):
+        changed = words.clone()
+        changed[0, 2, token] = words[0, 1, token]  # a code of the same level
+        if changed.equal(words):
+            continue
+        differs = (model(changed) - before).abs().amax(dim=3)[0] > 1e-6  # (n, P)
+        assert not differs[:2].any()
+        assert differs[3].all()  # the item is read there
+        (own,) = [
+            place
+            for _, tokens, place in model.config.words()
+            if tokens.start <= token < tokens.stop
+        ]
+        level = token - next(t.start for _, t, p in model.config.words() if p == own)
+        expected = torch.zeros(model.config.n_places, dtype=torch.bool)
+        expected[own.start + level : own.stop] = True
+        assert differs[2].equal(expected)
+
+
+def test_dropout_is_drawn_from_its_seed() -> None:
+    one = shop()
+    model = model_of(one)
+    words = torch.from_numpy(language.spell_items(one)[[[1, 2, 4]]])
+    device = torch.device("cpu")
+    first, again, other = (
+        model(words, recommender.dropout.make_dropout(0.5, seed=seed, device=device))
+        for seed in (1, 1, 2)
+    )
+    assert first.equal(again)
+    assert not first.equal(other)
+
+
+# Samples
+
+
+def test_every_event_but_the_last_two_is_answered_once() -> None:
+    one = shop(n_users=40, max_his_len=3)
+    epoch = epochs.draw_epoch(one, (), seed=1, stage="finetune", number=0, whole=True)
+    windows, answered = epoch.samples, epoch.n_answered
+    assert isinstance(windows, language.Windows)
+    assert answered is not None
+    counts = np.zeros(len(one.histories.items), np.int64)
+    n_codes = 0
+    for row in epoch.order:
+        stop = windows.starts[row] + windows.lengths[row]
+        own = slice(stop - answered[row], stop)
+        # Windows are of the histories without the held out events: the items tell.
+        n_codes = sum(3 * one.present["text"][i] + 2 * one.present["image"][i]
+                      for i in windows.items[own])  # fmt: skip
+        assert epoch.target_lengths[row] == n_codes
+        counts[own] += 1
+    held_out = one.histories.held_out(2)
+    expected = np.concatenate(
+        [np.full(n, int(n > 1)) for n in held_out.lengths()] or [np.zeros(0, int)]
+    )
+    assert counts[: len(expected)].tolist() == expected.tolist()
+
+
+def test_validation_answers_the_last_but_one_event() -> None:
+    one = shop(n_users=40)
+    epoch = epochs.validation_epoch(one, (), seed=1, stage="finetune", whole=True)
+    windows = epoch.samples
+    users = np.flatnonzero(one.histories.lengths() >= 3)
+    ends = windows.items[windows.starts + windows.lengths - 1]
+    assert ends.tolist() == one.histories.items[one.histories.offsets[users + 1] - 2].tolist()
+    assert set(epoch.n_answered.tolist()) == {1}
+    assert len(epochs.validation_epoch(
+        one, (), seed=1, stage="finetune", whole=True, limit=4).order) == 4  # fmt: skip
+
+
+def test_nothing_to_validate_on_is_an_error() -> None:
+    one = tiny.corpus(tiny.histories([1, 2], [3]))
+    with pytest.raises(DataError, match="expected histories of three items and more"):
+        epochs.validation_epoch(one, (), seed=1, stage="finetune", whole=True)
+
+
+# Training
+
+
+def train(folder: Path, **values: object) -> CausalModel:
+    given = {"backbone": "causal", "corpora": [shop(n_users=90)], **values}
+    return training.train(folder, **given)
+
+
+def history(folder: Path) -> dict:
+    return json.loads((folder / "history.json").read_text())
+
+
+def trace(folder: Path) -> list[float]:
+    return [e[name] for e in history(folder)["epochs"] for name in ("train_loss", "valid_loss")]
+
+
+def test_training_learns_and_its_folder_opens_again(tmp_path: Path) -> None:
+    model = train(tmp_path, epochs=6)
+    losses = [epoch["valid_loss"] for epoch in history(tmp_path)["epochs"]]
+    assert min(losses) < losses[0] - 0.05
+    again = recommender.load(tmp_path)
+    assert isinstance(again, CausalModel)
+    assert again.config == model.config
+    for name, tensor in training.weights(model).items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == model.config.vocab_size
+
+
+def test_the_loss_trace_is_golden(tmp_path: Path) -> None:
+    """A change of these figures is a change of the training; say so where it is made."""
+    train(tmp_path, dropout=0.0)
+    assert trace(tmp_path) == pytest.approx(GOLDEN, abs=2e-3)
+
+
+GOLDEN = [1.5466, 1.4798, 1.4521, 1.4112, 1.3889, 1.393]
+
+
+def test_the_micro_batch_size_changes_no_result(tmp_path: Path) -> None:
+    for size in (5, 32):
+        train(tmp_path / str(size), dropout=0.0, micro_batch_size=size, epochs=2)
+    assert trace(tmp_path / "5") == pytest.approx(trace(tmp_path / "32"), abs=1e-4)
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nimport tiny_training as training\n"
+        "from accelerate import PartialState\n"
+        "sizes = {'epochs': 2, 'batch_size': 16, 'samples_per_epoch': 17}\n"
+        "training.train(Path(sys.argv[1]), backbone='causal', **sizes)\n"
+        "assert PartialState().num_processes == 2\n"
+        "PartialState().destroy_process_group()\n"
+    )
+    launch_two(script, str(tmp_path / "two"))
+    training.train(
+        tmp_path / "one", backbone="causal", epochs=2, batch_size=16, samples_per_epoch=17
+    )
+    assert trace(tmp_path / "two") == pytest.approx(trace(tmp_path / "one"), abs=1e-4)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_an_interrupted_training_ends_with_the_same_weights(
+    tmp_path: Path, stop_after: int
+) -> None:
+    undisturbed = train(tmp_path / "undisturbed", batch_size=16)
+    journal = training.Recorder(stop_after=stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", batch_size=16, journal=journal)
+    resumed = train(tmp_path / "killed", batch_size=16)
+    for name, tensor in training.weights(undisturbed).items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert trace(tmp_path / "killed") == trace(tmp_path / "undisturbed")
