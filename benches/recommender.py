@@ -11,7 +11,8 @@ A T5 of the paper's size, the five tasks, codes and histories of Amazon Instrume
                           rows, the loss asked for after every batch
     compact vocabulary    the same without those rows
     ours                  `recommender.train`: token ids from arrays, the samples of an optimizer
-                          step in order of their lengths, in float32 and bfloat16
+                          step in order of their lengths, a T5's forward pass without padding, in
+                          float32 and bfloat16
 
 Every way does one optimizer step for 1,024 samples, in batches of several sizes, and the fastest
 counts. The bench fails if the authors' way on the compact vocabulary and ours do not have the same
@@ -39,7 +40,8 @@ from mql4grec import language, recommender
 from mql4grec.codes import SemanticIds
 from mql4grec.config import PAPER_TASKS, LanguageSettings, RecommenderSettings, TrainingSettings
 from mql4grec.recommender.epochs import Epoch, draw_epoch
-from mql4grec.recommender.model import summed_loss
+from mql4grec.recommender.network import lay_out, summed_loss
+from mql4grec.recommender.packing import pack
 from mql4grec.runtime import Runtime
 
 STEP = 1024  # samples of an optimizer step, as in the paper
@@ -187,9 +189,9 @@ class World:
         rows = list(range(64))
         theirs = model(**self.collate(rows)).loss.item()
         batch = language.encode(self.corpus, self.epoch.samples, self.epoch.order[rows])
-        tensors = {name: torch.from_numpy(array) for name, array in vars(batch).items()}
-        n_tokens = int((tensors["labels"] != language.IGNORED).sum())
-        ours = summed_loss(model, **tensors).item() / n_tokens
+        packed = pack(batch, start=0, device=model.device, keep_padding=False)
+        network = lay_out(model, n_read=batch.input_ids.shape[1], n_written=batch.labels.shape[1])
+        ours = summed_loss(network, packed).item() / len(packed.labels)
         if abs(ours - theirs) > 1e-4:
             raise SystemExit(f"loss: expected {theirs}, as the authors' way has it, got {ours}")
         print(f"loss of {len(rows)} samples: {theirs:.5f} by both")

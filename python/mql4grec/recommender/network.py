@@ -1,0 +1,315 @@
+"""A T5's weights laid out for training, and its forward pass over tokens without padding.
+
+The same numbers as transformers' own T5, whose parameters these are, without what costs time when
+many short sequences are read: every product is over tokens alone, projections of one input are one
+product, norms are folded into the products after them, and weights are laid out and cast once for
+all forward passes of an optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import T5ForConditionalGeneration
+
+from mql4grec.recommender.dropout import Dropout
+from mql4grec.recommender.packing import Packed
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of encoder or decoder; every matrix is (out, in), norms folded in.
+
+    Attributes:
+        qkv: Queries, keys and values of the tokens among themselves (3 * H * d_kv, D).
+        out: (D, H * d_kv).
+        inner: (F, D).
+        outer: (D, F).
+        cross: Queries to the input (H * d_kv, D), and back (D, H * d_kv); none in the encoder.
+    """
+
+    qkv: Tensor
+    out: Tensor
+    inner: Tensor
+    outer: Tensor
+    cross: tuple[Tensor, ...]
+
+    def matrices(self) -> tuple[Tensor, ...]:
+        """List all matrices."""
+        return (self.qkv, self.out, self.inner, self.outer, *self.cross)
+
+    def change(self, change: Callable[[Tensor], Tensor]) -> Layer:
+        """Give the layer with every matrix changed."""
+        qkv, out, inner, outer, *cross = map(change, self.matrices())
+        return Layer(qkv, out, inner, outer, tuple(cross))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A T5 for training.
+
+    Attributes:
+        embedding: (V, D), always float32.
+        encoder_bias: By position, always float32 (H, T, T) for the longest input.
+        decoder_bias: Likewise (H, S, S) for the longest target, with minus infinity where a token
+            would see later ones.
+        encoder: Its layers.
+        decoder: Its layers.
+        cross_kv: Keys and values of all decoder layers (2 * layers * H * d_kv, D).
+        head: (V, D), final norm and scale folded in.
+        n_heads: H.
+        d_kv: Numbers per head.
+        eps: Of the norms.
+    """
+
+    embedding: Tensor
+    encoder_bias: Tensor
+    decoder_bias: Tensor
+    encoder: tuple[Layer, ...]
+    decoder: tuple[Layer, ...]
+    cross_kv: Tensor
+    head: Tensor
+    n_heads: int
+    d_kv: int
+    eps: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the matrix products; sums between layers are float32."""
+        return self.head.dtype
+
+    def tensors(self) -> list[Tensor]:
+        """List all tensors, always in the same order."""
+        layers = [*self.encoder, *self.decoder]
+        ends = [self.embedding, self.encoder_bias, self.decoder_bias, self.cross_kv, self.head]
+        return [*ends, *(matrix for layer in layers for matrix in layer.matrices())]
+
+    def cast(self, dtype: torch.dtype) -> Network:
+        """Copy the matrices in a precision; the copies have gradients of their own."""
+
+        def copy(tensor: Tensor, to: torch.dtype = dtype) -> Tensor:
+            return tensor.detach().to(to).requires_grad_()
+
+        return replace(
+            self,
+            embedding=copy(self.embedding, torch.float32),
+            encoder_bias=copy(self.encoder_bias, torch.float32),
+            decoder_bias=copy(self.decoder_bias, torch.float32),
+            encoder=tuple(layer.change(copy) for layer in self.encoder),
+            decoder=tuple(layer.change(copy) for layer in self.decoder),
+            cross_kv=copy(self.cross_kv),
+            head=copy(self.head),
+        )
+
+
+def lay_out(model: T5ForConditionalGeneration, *, n_read: int, n_written: int) -> Network:
+    """Lay a T5's weights out, in float32 and so that gradients find their way back.
+
+    Args:
+        model: One that `build` made.
+        n_read: Tokens of the longest input.
+        n_written: Tokens of the longest target.
+
+    Raises:
+        ValueError: If the T5 is one of another kind: gated, or without ReLU.
+    """
+    parts: Any = model  # whose containers lose their types
+    config = model.config
+    if config.is_gated_act or config.dense_act_fn != "relu":
+        raise ValueError(
+            "`model`: expected a T5 with `feed_forward_proj` 'relu', "
+            f"got {config.feed_forward_proj!r}; build it by `recommender.build`"
+        )
+    encoder, decoder = parts.encoder.block, parts.decoder.block
+    ends = parts.encoder.final_layer_norm.weight
+    crosses = [block.layer[1].EncDecAttention for block in decoder]
+    # Versions of transformers before 5 know no `scale_decoder_outputs`: tied weights were the sign.
+    scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    head = parts.lm_head.weight * parts.decoder.final_layer_norm.weight
+    later = torch.ones(n_written, n_written, dtype=torch.bool, device=head.device).triu(1)
+    bias = decoder[0].layer[0].SelfAttention.compute_bias(n_written, n_written)[0]
+    return Network(
+        embedding=parts.shared.weight,
+        encoder_bias=encoder[0].layer[0].SelfAttention.compute_bias(n_read, n_read)[0],
+        decoder_bias=bias.masked_fill(later, -torch.inf),
+        encoder=tuple(_layer(block) for block in encoder),
+        decoder=tuple(_layer(block) for block in decoder),
+        cross_kv=torch.cat([m.weight * ends for cross in crosses for m in (cross.k, cross.v)]),
+        head=head * config.d_model**-0.5 if scaled else head,
+        n_heads=config.num_heads,
+        d_kv=config.d_kv,
+        eps=config.layer_norm_epsilon,
+    )
+
+
+def _layer(block: Any) -> Layer:
+    own, last = block.layer[0], block.layer[-1]
+    attention, dense = own.SelfAttention, last.DenseReluDense
+    qkv = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+    cross: tuple[Tensor, ...] = ()
+    if len(block.layer) == 3:
+        norm, reader = block.layer[1].layer_norm, block.layer[1].EncDecAttention
+        cross = (reader.q.weight * norm.weight, reader.o.weight)
+    return Layer(
+        qkv=qkv * own.layer_norm.weight,
+        out=attention.o.weight,
+        inner=dense.wi.weight * last.layer_norm.weight,
+        outer=dense.wo.weight,
+        cross=cross,
+    )
+
+
+def summed_loss(
+    network: Network,
+    packed: Packed,
+    *,
+    dropout: Dropout | None = None,
+    rivals: Tensor | None = None,
+) -> Tensor:
+    """Give the cross entropy of a batch, summed over all target tokens in float32.
+
+    Args:
+        network: The T5.
+        packed: B samples.
+        dropout: None: nothing is dropped.
+        rivals: Which group each token belongs to, int64 (V), as `group_by_level` gives it: a target
+            token has its probability among those of its group. None: among all tokens.
+    """
+    hidden = _decode(network, packed, _encode(network, packed, dropout), dropout)
+    logits = functional.linear(hidden, network.head)  # (S, V)
+    if rivals is not None:
+        own = rivals[packed.labels.clamp(min=0)]  # any group where a position does not count
+        logits = logits.masked_fill(own[:, None] != rivals, -torch.inf)
+    return functional.cross_entropy(logits.float(), packed.labels, reduction="sum")
+
+
+def _encode(network: Network, packed: Packed, dropout: Dropout | None) -> Tensor:
+    """Read the inputs; gives (T, D) in the precision of the products."""
+    groups = [(group.n, group.n_read) for group in packed.groups]
+    bias = [network.encoder_bias[:, :length, :length] for _, length in groups]
+    if packed.padding is not None:
+        bias = [each + packed.padding for each in bias]
+    hidden = _embed(network, packed.inputs, dropout)
+    for layer in network.encoder:
+        qkv = _heads(network, _product(network, hidden, layer.qkv), groups)
+        seen = _attend(qkv, bias, dropout)
+        hidden = _add(hidden, functional.linear(seen, layer.out), dropout)
+        hidden = _feed_forward(network, layer, hidden, dropout)
+    return _close(network, hidden, dropout)
+
+
+def _decode(network: Network, packed: Packed, read: Tensor, dropout: Dropout | None) -> Tensor:
+    """Read what precedes each target token, beside inputs (T, D); gives (S, D)."""
+    groups = [(group.n, group.n_written) for group in packed.groups]
+    kv = functional.linear(read, network.cross_kv)
+    memory = _heads(network, kv, [(group.n, group.n_read) for group in packed.groups])
+    bias = [network.decoder_bias[:, :length, :length] for _, length in packed.written]
+    padding = [packed.padding] * len(groups)
+    hidden = _embed(network, packed.before, dropout)
+    for index, layer in enumerate(network.decoder):
+        qkv = _heads(network, _product(network, hidden, layer.qkv), packed.written)
+        seen = _attend(qkv, bias, dropout)
+        hidden = _add(hidden, functional.linear(seen, layer.out), dropout)
+        cross_q, cross_out = layer.cross
+        queries = _heads(network, _product(network, hidden, cross_q), groups)
+        pairs = [each[2 * index : 2 * index + 2] for each in memory]
+        seen = _attend(
+            [(*q, *pair) for q, pair in zip(queries, pairs, strict=True)], padding, dropout
+        )
+        hidden = _add(hidden, functional.linear(seen, cross_out), dropout)
+        hidden = _feed_forward(network, layer, hidden, dropout)
+    return _close(network, hidden, dropout)
+
+
+def _heads(
+    network: Network, rows: Tensor, groups: Sequence[tuple[int, int]]
+) -> list[tuple[Tensor, ...]]:
+    """Take a projection apart.
+
+    Args:
+        network: Knows the heads.
+        rows: (T, P * H * d_kv), of P matrices.
+        groups: Number and length of the sequences of each group.
+
+    Returns:
+        For each group its P parts (n, H, length, d_kv).
+    """
+    parts = rows.split([n * length for n, length in groups])
+    return [
+        part.view(n, length, -1, network.n_heads, network.d_kv)
+        .permute(2, 0, 3, 1, 4)
+        .contiguous()
+        .unbind()
+        for part, (n, length) in zip(parts, groups, strict=True)
+    ]
+
+
+def _attend(
+    groups: Sequence[tuple[Tensor, ...]],
+    biases: Sequence[Tensor | None],
+    dropout: Dropout | None,
+) -> Tensor:
+    """Attend within each sequence.
+
+    Args:
+        groups: Queries (n, H, s, d_kv), keys and values (n, H, t, d_kv).
+        biases: What is added to the scores of each group, float32, to be spread to (n, H, s, t).
+        dropout: Of the shares.
+
+    Returns:
+        The rows of all groups, (T, H * d_kv).
+    """
+    found = []
+    for (queries, keys, values), bias in zip(groups, biases, strict=True):
+        scores = torch.matmul(queries, keys.transpose(2, 3)).float()  # T5 does not scale
+        shares = (scores if bias is None else scores + bias).softmax(dim=3)
+        if dropout is not None:
+            shares = shares * dropout.mask(shares)  # the scale comes with the residual
+        seen = torch.matmul(shares.to(values.dtype), values)  # (n, H, s, d_kv)
+        found.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(found)
+
+
+def _feed_forward(
+    network: Network, layer: Layer, hidden: Tensor, dropout: Dropout | None
+) -> Tensor:
+    inner = _product(network, hidden, layer.inner).relu()
+    if dropout is not None:
+        inner = inner * dropout.mask(inner)
+    return _add(hidden, functional.linear(inner, layer.outer), dropout)
+
+
+def _embed(network: Network, tokens: Tensor, dropout: Dropout | None) -> Tensor:
+    hidden = functional.embedding(tokens, network.embedding)
+    return hidden if dropout is None else hidden * dropout.mask(hidden).mul_(dropout.scale)
+
+
+def _add(hidden: Tensor, change: Tensor, dropout: Dropout | None) -> Tensor:
+    """Add what a layer has found, of which dropout took twice: inside the layer, and now."""
+    if dropout is None:
+        return hidden + change
+    mask = dropout.mask(hidden)
+    return torch.addcmul(hidden, change.to(hidden.dtype), mask, value=dropout.scale**2)
+
+
+def _product(network: Network, hidden: Tensor, matrix: Tensor) -> Tensor:
+    """Norm float32 (T, D) and multiply by (out, D), whose norm is folded in."""
+    return functional.linear(_norm(network, hidden).to(network.dtype), matrix)
+
+
+def _close(network: Network, hidden: Tensor, dropout: Dropout | None) -> Tensor:
+    """Norm what encoder or decoder end with, for products with norms folded in."""
+    normed = _norm(network, hidden)
+    if dropout is not None:
+        normed = normed * dropout.mask(normed).mul_(dropout.scale)
+    return normed.to(network.dtype)
+
+
+def _norm(network: Network, hidden: Tensor) -> Tensor:
+    """Divide by the root of the mean of squares, in float32."""
+    return functional.rms_norm(hidden, hidden.shape[-1:], None, network.eps)
