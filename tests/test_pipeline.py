@@ -337,6 +337,19 @@ def test_an_epoch_is_chosen_by_what_decoding_finds(
     assert history["best_valid_ndcg"] == pytest.approx(np.mean(again))
 
 
+def test_pretraining_goes_by_decoding_too(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    training = "datasets: [Demo], tasks: [seqimage], batch_size: 64, samples_per_epoch: 100"
+    values = f"recommender.pretrain={{{training}, epochs: 2, select_by: ndcg, select_users: 30}}"
+    done = pipeline.run(tiny.settings(folder, values), journal=SILENT, until="pretrain")
+    assert done == ["pretrain"]
+    history = json.loads((folder / "recommender/pretrain/history.json").read_text())
+    figures = [epoch["valid_ndcg"] for epoch in history["epochs"]]
+    assert history["best_valid_ndcg"] == max(figures)
+    assert len(figures) == 2
+
+
 def test_what_an_epoch_is_chosen_by_is_part_of_a_fingerprint_where_it_counts(
     finished: Path,
 ) -> None:
