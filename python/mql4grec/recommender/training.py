@@ -100,7 +100,7 @@ def train(
     # Every process has seen the folder before the main one changes it.
     processes.wait_for_everyone()
     if not finished:
-        with _own_generator(loop.model.device), _out_of_memory_told(loop):
+        with _out_of_memory_told(loop):
             _run_epochs(loop, ndcg)
         processes.wait_for_everyone()
     models.set_weights(loop.model, models.weights(models.load(folder)))
@@ -201,7 +201,6 @@ def _is_over(position: Position, settings: TrainingSettings) -> bool:
 
 def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None]) -> Position:
     """Do the steps of an epoch that are left, with checkpoints by the clock."""
-    loop.model.train()
     epoch = loop.draw(position.epoch)
     size = loop.settings.batch_size
     started, seconds_before = time.monotonic(), position.seconds
@@ -336,13 +335,6 @@ def _mark(
         [stage, seed],
         digest.hexdigest(),
     )
-
-
-@contextmanager
-def _own_generator(device: torch.device) -> Iterator[None]:
-    """Leave torch's generators as they were; training seeds them for every forward pass."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 @contextmanager
