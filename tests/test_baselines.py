@@ -190,6 +190,22 @@ def test_ease_refuses_a_singular_matrix() -> None:
         ranked(baselines.fit_ease, shop(), shop(), n_items=N_ITEMS, top_k=2, regularization=-40.0)
 
 
+def test_after_every_event_ease_ranks_by_what_others_did() -> None:
+    events, settings = shop(n_users=21), EvaluationSettings(ease_lambda=2, decay=0.7)
+    n_items = int(events.items.max()) + 1
+    found = baselines.rank_prefixes(events, n_items=n_items, settings=settings, seed=3, top_k=4)
+    quarter = np.random.default_rng(3).permutation(events.n_users) % baselines.N_PARTS
+    for user in range(events.n_users):
+        others = events.of_users(np.flatnonzero(quarter != quarter[user]))
+        ranker = baselines.fit_ease(others, n_items=n_items, regularization=2, decay=0.7)
+        own = events.items[events.offsets[user] : events.offsets[user + 1]].tolist()
+        prefixes = histories([own[: n + 1] for n in range(len(own))])
+        expected = ranker(prefixes, top_k=4, remove_seen=True)
+        rows = slice(events.offsets[user], events.offsets[user + 1])
+        assert found.items[rows].tolist() == expected.items.tolist()
+        np.testing.assert_allclose(found.scores[rows], expected.scores, atol=1e-6)
+
+
 def rank_all(
     events: Histories, *, n_items: int, settings: EvaluationSettings, top_k: int
 ) -> dict[str, Rankings]:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 import tiny
-from mql4grec import artifacts, catalog, config, evaluation, pipeline
+from mql4grec import artifacts, catalog, config, evaluation, pipeline, serving
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.runtime import SILENT, Journal
@@ -475,6 +475,34 @@ def test_one_modality_alone_is_a_whole_run(tmp_path: Path) -> None:
     )
     assert "evaluate sasrec" not in pipeline.run(settings, journal=SILENT)
     assert set(metrics_of(tmp_path / "run")) == {"text", "popular", "item_knn", "ease"}
+
+
+def test_a_decoder_only_model_is_a_whole_run(tmp_path: Path) -> None:
+    settings = tiny.settings(
+        tmp_path / "run",
+        "recommender.backbone=causal",
+        "recommender.finetune.tasks=[item2image]",  # is not asked
+        "recommender.finetune.teacher_share=0.5",
+        "recommender.finetune.select_by=ndcg",
+        "sasrec.enabled=false",
+    )
+    pipeline.run(settings, journal=SILENT)
+    assert {"text", "image", "fused"} < set(metrics_of(tmp_path / "run"))
+    run = serving.open_run(settings)
+    shop = run.shop.item_ids
+    (found,) = serving.recommend(run, [[shop[0], shop[1]]], top_k=3)
+    assert len(set(found.item_ids)) == 3
+
+
+def test_a_teacher_is_for_shops_that_ease_can_do(tmp_path: Path) -> None:
+    settings = tiny.settings(
+        tmp_path / "run",
+        "recommender.backbone=causal",
+        "recommender.finetune.teacher_share=0.5",
+        "evaluation.ease_max_items=5",
+    )
+    with pytest.raises(ConfigError, match="`teacher_share`: expected 0, or shops of at most 5"):
+        pipeline.run(settings, journal=SILENT)
 
 
 def test_pretraining_on_another_shop_comes_first(tmp_path: Path) -> None:

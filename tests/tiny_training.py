@@ -78,6 +78,7 @@ def train(
     checkpoint_seconds: float = 1e-9,
     backbone: str = "t5",
     ndcg: Callable[[recommender.Model], float] | None = None,
+    teacher: recommender.Teacher | None = None,
     **values: Any,
 ) -> recommender.Model:
     corpora = corpora or [shop()]
@@ -90,6 +91,7 @@ def train(
         runtime=Runtime(seed=3, checkpoint_seconds=checkpoint_seconds),
         journal=journal or Recorder(),
         ndcg=ndcg,
+        teacher=teacher,
     )
 
 

@@ -21,6 +21,7 @@ from mql4grec.decoding import Rankings
 from mql4grec.runtime import SILENT, Journal
 
 CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
+N_PARTS = 4  # of the users, each ranked for by weights of the others
 MIRROR_ROWS = 1024  # rows copied at once when a triangle becomes a square
 
 
@@ -193,6 +194,52 @@ def fit_ease(
         )
 
     return ranker
+
+
+def rank_prefixes(
+    training: Histories, *, n_items: int, settings: EvaluationSettings, seed: int, top_k: int = 50
+) -> Rankings:
+    """Rank with EASE^R after every event, by weights that other users' histories gave.
+
+    A quarter of the users is ranked for by what was fitted on the others, so that a list knows no
+    more of what comes next than one for a new user.
+
+    Args:
+        training: Histories of E events in all, without those held out.
+        n_items: N.
+        settings: Of the room `evaluation`.
+        seed: Of the parting in quarters.
+        top_k: Length of the lists.
+
+    Returns:
+        Items (E, min(top_k, N)), none that is in the history so far.
+
+    Raises:
+        ValueError: If N is above `settings.ease_max_items`.
+    """
+    lengths = training.lengths()
+    quarter = np.random.default_rng(seed).permutation(len(lengths)) % N_PARTS
+    width = min(top_k, n_items)
+    items = np.full((len(training.items), width), -1, np.int32)
+    scores = np.full((len(training.items), width), -np.inf, np.float32)
+    for part in range(N_PARTS):
+        ranker = fit_ease(
+            training.of_users(np.flatnonzero(quarter != part)),
+            n_items=n_items,
+            regularization=settings.ease_lambda,
+            decay=settings.decay,
+            max_items=settings.ease_max_items,
+        )
+        users = np.flatnonzero(quarter == part)
+        starts = np.repeat(training.offsets[users], lengths[users])  # of each prefix
+        sizes = np.concatenate([np.arange(1, n + 1) for n in lengths[users]] or [lengths[:0]])
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        places = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, sizes)
+        found = ranker(
+            Histories(offsets=offsets, items=training.items[places]), top_k=width, remove_seen=True
+        )
+        items[starts + sizes - 1], scores[starts + sizes - 1] = found.items, found.scores
+    return Rankings(items=items, scores=scores)
 
 
 def _ease_weights(users: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from mql4grec.language.samples import (
 )
 from mql4grec.language.vocabulary import Vocabulary, build_vocabulary, save_tokenizer
 from mql4grec.language.windows import Windows, last_windows, training_windows
-from mql4grec.language.words import count_codes, encode_items, spell_items, spell_windows
+from mql4grec.language.words import count_codes, encode_items, spell_items
 
 __all__ = [
     "IGNORED",
@@ -42,7 +42,6 @@ __all__ = [
     "last_windows",
     "save_tokenizer",
     "spell_items",
-    "spell_windows",
     "target_lengths",
     "training_samples",
     "training_windows",

@@ -27,6 +27,12 @@ class Windows:
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
+    def events(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the places of the windows' events, window after window, int64 (R,)."""
+        lengths = self.lengths[which]
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.starts[which] - before, lengths) + np.arange(lengths.sum())
+
     def rows(self, which: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Gather windows, padded by item 0 at the end: items (B, longest), lengths (B,)."""
         lengths = self.lengths[which]

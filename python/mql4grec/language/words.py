@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mql4grec.catalog import Histories
 from mql4grec.language.corpus import MODALITIES, Corpus
-from mql4grec.language.windows import Windows, last_windows
+from mql4grec.language.windows import last_windows
 
 
 def spell_items(corpus: Corpus) -> NDArray[np.int64]:
@@ -27,21 +27,6 @@ def count_codes(corpus: Corpus) -> NDArray[np.int64]:
     return counts
 
 
-def spell_windows(
-    words: NDArray[np.int64], windows: Windows, which: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Give the words of some windows, padded by words of padding, int64 (B, longest, W).
-
-    Args:
-        words: From `spell_items`.
-        windows: Of the same corpus.
-        which: int64 (B,), rows of `windows`.
-    """
-    items, lengths = windows.rows(which)
-    inside = np.arange(items.shape[1]) < lengths[:, None]
-    return words[np.where(inside, items, -1)]
-
-
 def encode_items(
     corpus: Corpus, histories: Histories
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -56,7 +41,8 @@ def encode_items(
         items side by side; the mask has ones on all of an item, padding within it included.
     """
     windows = last_windows(histories, max_his_len=corpus.max_his_len)
-    words = spell_windows(spell_items(corpus), windows, np.arange(histories.n_users))
-    inside = np.arange(words.shape[1]) < windows.lengths[:, None]
+    items, lengths = windows.rows(np.arange(histories.n_users))
+    inside = np.arange(items.shape[1]) < lengths[:, None]
+    words = spell_items(corpus)[np.where(inside, items, -1)]  # (U, n, W)
     mask = np.repeat(inside, words.shape[2], axis=1).astype(np.int64)
     return words.reshape(len(words), -1), mask

@@ -16,10 +16,12 @@ modality are equally long. Items pass all layers, codes only the last `num_decod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -106,21 +108,32 @@ class Block(nn.Module):
             nn.init.normal_(part.weight, std=scale * part.in_features**-0.5)
         self.heads = (3, config.num_heads, config.d_kv)
 
-    def forward(self, states: Tensor, bias: Tensor, dropout: Dropout | None) -> Tensor:
+    def forward(
+        self,
+        states: Tensor,
+        groups: Sequence[tuple[int, int]],
+        bias: Tensor,
+        dropout: Dropout | None,
+    ) -> Tensor:
         """Give the next layer's states.
 
         Args:
-            states: float32 (B, t, D).
-            bias: What is added to attention, (H, t, t).
+            states: float32 (R, D), histories one after the other.
+            groups: How many histories of how many places each follow one another.
+            bias: What is added to attention, (H, t, t) for the longest.
             dropout: None: nothing is dropped.
         """
-        qkv = self.qkv(self.attention_norm(states)).unflatten(2, self.heads)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # (B, H, t, d_kv) each
-        # Not the attention kernel, which takes twice as long with a bias that learns.
-        scores = queries @ keys.transpose(2, 3) * self.heads[2] ** -0.5
-        shares = (scores + bias.to(scores.dtype)).softmax(dim=3)
-        seen = (shares.to(values.dtype) @ values).transpose(1, 2).flatten(2)
-        states = states + _drop(self.out(seen), dropout)
+        rows = self.qkv(self.attention_norm(states)).split([n * size for n, size in groups])
+        found = []
+        for part, (n, size) in zip(rows, groups, strict=True):
+            qkv = part.view(n, size, *self.heads).permute(2, 0, 3, 1, 4)
+            queries, keys, values = qkv  # (n, H, size, d_kv) each
+            # Not the attention kernel, which takes twice as long with a bias that learns.
+            scores = queries @ keys.transpose(2, 3) * self.heads[2] ** -0.5
+            shares = (scores + bias[:, :size, :size].to(scores.dtype)).softmax(dim=3)
+            seen = (shares.to(values.dtype) @ values).transpose(1, 2)
+            found.append(seen.reshape(n * size, -1))
+        states = states + _drop(self.out(torch.cat(found)), dropout)
         inner = _drop(self.inner(self.inner_norm(states)).relu(), dropout)
         return states + _drop(self.outer(inner), dropout)
 
@@ -171,31 +184,47 @@ class CausalModel(nn.Module):
         """Give the vectors of items (..., D) from all their tokens, int64 (..., W)."""
         return functional.embedding(words, self.reading.weight, self.config.pad).sum(dim=-2)
 
-    def forward(self, words: Tensor, dropout: Dropout | None = None) -> Tensor:
-        """Give the states of a history's places, for every next item at once.
+    def forward(
+        self,
+        words: Tensor,
+        lengths: Sequence[int],
+        targets: Tensor,
+        dropout: Dropout | None = None,
+    ) -> Tensor:
+        """Give the states of all places of some histories, for every next item at once.
+
+        Nothing is padded: products are over all histories together, attention over those of equal
+        length that follow one another, so that histories are best sorted by length.
 
         Args:
-            words: int64 (B, n, W), the tokens of all items, the last ones only to be written.
+            words: int64 (R, W), the tokens of all items, history after history.
+            lengths: Items of each history; they sum to R.
+            targets: int64 (R, W), the tokens that are written for each item: those of the item, or
+                others that could stand in its place.
             dropout: None: nothing is dropped.
 
         Returns:
-            float32 (B, n, P, D), before item i, after it and each of the codes that are read.
+            float32 (R, P, D): what tells the first codes of each target, then what tells those
+            after each code that is read. The item itself is read by those after it only.
         """
-        batch, n = words.shape[:2]
-        before = self.items(words[:, :-1])
-        before = torch.cat([self.start.expand(batch, 1, -1), before], dim=1)  # (B, n, D)
-        codes = [words[:, :, token][:, :, :-1] for _, token, _ in self.config.words()]
-        bias = self.bias(n)  # (H, n * P, n * P)
-        n_places = self.config.n_places
-        alone = self.config.num_layers - self.config.num_decoder_layers
+        config, n_places = self.config, self.config.n_places
+        runs = [(len([*same]), length) for length, same in itertools.groupby(lengths)]
+        is_first = np.zeros(len(words), np.bool_)
+        is_first[np.cumsum([0, *lengths[:-1]])] = True
+        first = torch.from_numpy(is_first).to(self.device)
+        before = torch.where(first[:, None], self.start, self.items(words).roll(1, dims=0))
+        bias = self.bias(max(lengths))  # (H, n * P, n * P)
+        alone = config.num_layers - config.num_decoder_layers
         before = _drop(before, dropout)
         for block in self.blocks[:alone]:
-            before = block(before, bias[:, ::n_places, ::n_places], dropout)
-        written = _drop(self.writing(torch.cat(codes, dim=2)), dropout)
-        states = torch.cat([before[:, :, None], written], dim=2).flatten(1, 2)
+            before = block(before, runs, bias[:, ::n_places, ::n_places], dropout)
+        codes = torch.cat([targets[:, token][:, :-1] for _, token, _ in config.words()], dim=1)
+        written = _drop(self.writing(codes), dropout)  # (R, P - 1, D)
+        states = torch.cat([before[:, None], written], dim=1).flatten(0, 1)
+        runs = [(n, length * n_places) for n, length in runs]
         for block in self.blocks[alone:]:
-            states = block(states, bias, dropout)
-        out: Tensor = self.norm(states).unflatten(1, (n, n_places))
+            states = block(states, runs, bias, dropout)
+        out: Tensor = self.norm(states).unflatten(0, (-1, n_places))
         return out
 
     def bias(self, n: int) -> Tensor:
@@ -225,35 +254,40 @@ class CausalModel(nn.Module):
 
 
 def summed_loss(
-    model: CausalModel, words: Tensor, answered: Tensor, *, dropout: Dropout | None = None
+    model: CausalModel,
+    words: Tensor,
+    lengths: Sequence[int],
+    targets: Tensor,
+    answered: Tensor,
+    *,
+    dropout: Dropout | None = None,
 ) -> Tensor:
     """Give the cross entropy of every code of the answered items, each among those of its level.
 
     Args:
         model: The model.
-        words: int64 (B, n, W), padded with `pad`; codes that are padding count for nothing.
-        answered: bool (B, n), which items are targets.
+        words: int64 (R, W), the items of histories, one after the other.
+        lengths: Items of each history.
+        targets: int64 (R, W), what is to be written for each; padding counts for nothing.
+        answered: bool (R,), which of them count.
         dropout: None: nothing is dropped.
 
     Returns:
         A number in float32, summed over all codes.
     """
     config = model.config
-    states = model(words, dropout)
+    states = model(words, lengths, targets, dropout)
     total = torch.zeros((), device=words.device)
     for modality, token, place in config.words():
-        ends = torch.cat([states[:, :, :1], states[:, :, place]], dim=2)  # (B, n, L, D)
+        ends = [0, *range(place.start, place.stop)]  # where each code is told
         levels = zip(config.first_code[modality], config.n_codes[modality], strict=True)
         for level, (first, n_codes) in enumerate(levels):
-            tokens = words[:, :, token.start + level]
+            tokens = targets[:, token.start + level]
             counted = answered & (tokens != config.pad)
-            targets = torch.where(counted, tokens - first, IGNORED)
-            logits = functional.linear(ends[:, :, level], model.head.weight[first:][:n_codes])
+            codes = torch.where(counted, tokens - first, IGNORED)
+            logits = functional.linear(states[:, ends[level]], model.head.weight[first:][:n_codes])
             total = total + functional.cross_entropy(
-                logits.float().flatten(0, 1),
-                targets.flatten(),
-                ignore_index=IGNORED,
-                reduction="sum",
+                logits.float(), codes, ignore_index=IGNORED, reduction="sum"
             )
     return total
 

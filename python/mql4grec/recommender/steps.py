@@ -30,6 +30,7 @@ from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch, dropout_s
 from mql4grec.recommender.model import Model
 from mql4grec.recommender.network import Network, lay_out, summed_loss
 from mql4grec.recommender.packing import pack
+from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import Journal, Runtime
 
 MAX_GRAD_NORM = 1.0  # the default of the Trainer that the authors use
@@ -55,6 +56,7 @@ class Loop:
         n_samples: Of one epoch, the same in all of them.
         rivals: Among which tokens a target token has its probability, as in `summed_loss`.
         words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
+        teacher: Draws some of a decoder-only model's targets.
     """
 
     model: Model
@@ -72,6 +74,7 @@ class Loop:
     n_samples: int
     rivals: Tensor | None
     words: NDArray[np.int64]
+    teacher: Teacher | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -202,7 +205,7 @@ def _loss(
     if seed is not None:
         dropout = make_dropout(config.dropout_rate, seed=seed, device=device)
     if isinstance(loop.model, CausalModel):
-        return _causal_loss(loop, loop.model, epoch, rows, dropout=dropout)
+        return _causal_loss(loop, loop.model, epoch, rows, dropout=dropout, seed=seed)
     assert network is not None
     assert isinstance(epoch.samples, Samples)
     return summed_loss(
@@ -225,19 +228,30 @@ def _causal_loss(
     rows: NDArray[np.int64],
     *,
     dropout: Dropout | None,
+    seed: int | None,
 ) -> Tensor:
-    """Give the summed loss of some windows."""
+    """Give the summed loss of some windows; in training the teacher draws some of the targets."""
     assert isinstance(epoch.samples, Windows)
     assert epoch.n_answered is not None
-    words = language.spell_windows(loop.words, epoch.samples, rows)
-    place, ends = np.arange(words.shape[1]), epoch.samples.lengths[rows, None]
-    answered = (place < ends) & (place >= ends - epoch.n_answered[rows, None])
+    windows, events = epoch.samples, epoch.samples.events(rows)
+    lengths = windows.lengths[rows]
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(events))  # 1 of the last item
+    answered = left <= np.repeat(epoch.n_answered[rows], lengths)
+    items = targets = windows.items[events]
+    if loop.teacher is not None and seed is not None:
+        generator = np.random.default_rng(seed)
+        drawn = loop.teacher.draw(np.maximum(events - 1, 0), generator)
+        taught = (drawn >= 0) & (left < np.repeat(lengths, lengths))  # the first follows nothing
+        taught &= generator.random(len(drawn)) < loop.teacher.share
+        targets = np.where(taught, drawn, targets)
     with torch.autocast(
         model.device.type, torch.bfloat16, enabled=loop.runtime.precision == "bf16"
     ):
         return causal.summed_loss(
             model,
-            torch.from_numpy(words).to(model.device),
+            torch.from_numpy(loop.words[items]).to(model.device),
+            lengths.tolist(),
+            torch.from_numpy(loop.words[targets]).to(model.device),
             torch.from_numpy(answered).to(model.device),
             dropout=dropout,
         )

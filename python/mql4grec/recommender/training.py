@@ -33,6 +33,7 @@ from mql4grec.recommender.steps import (
     take_step,
     validation_loss,
 )
+from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import SILENT, Journal, Runtime
 
 # These change how a result is computed or when it is good enough, not what is computed.
@@ -49,6 +50,7 @@ def train(
     runtime: Runtime,
     journal: Journal = SILENT,
     ndcg: Callable[[Model], float] | None = None,
+    teacher: Teacher | None = None,
 ) -> Model:
     """Train a model and keep the one with the lowest validation loss, or the highest NDCG.
 
@@ -68,6 +70,8 @@ def train(
         journal: Told of every epoch.
         ndcg: Gives NDCG@10 of validation users, for `settings.select_by: ndcg`; called after each
             epoch, by the main process only.
+        teacher: Draws some targets of a decoder-only model, one list for each event of `corpora`
+            but the last two of a user; for `settings.teacher_share`.
 
     Returns:
         The model with the best weights, ready to recommend.
@@ -76,8 +80,14 @@ def train(
         ConfigError: If no task is left, memory is too small, or the loss is no number.
         DataError: If there is nothing to validate on.
         ArtifactError: If `folder` holds another training.
-        ValueError: If `ndcg` is needed and not given, or the model does not fit the corpus.
+        ValueError: If `ndcg` or `teacher` is needed and not given, or the model does not fit the
+            corpus.
     """
+    if (teacher is not None) != (settings.teacher_share > 0):
+        raise ValueError(
+            "`teacher`: expected one with `teacher_share` above 0, and none with 0, "
+            f"got {type(teacher).__name__} with {settings.teacher_share}"
+        )
     if (ndcg is not None) != (settings.select_by == "ndcg"):
         raise ValueError(
             "`ndcg`: expected a function with `select_by: ndcg`, and none with `select_by: loss`, "
@@ -94,6 +104,7 @@ def train(
         runtime=runtime,
         journal=journal,
         processes=processes,
+        teacher=teacher,
     )
     history = folder / checkpoint.HISTORY
     finished = history.exists() and _is_finished(history, loop.mark)
@@ -118,6 +129,7 @@ def _prepare(
     runtime: Runtime,
     journal: Journal,
     processes: PartialState,
+    teacher: Teacher | None,
 ) -> Loop:
     """Check what there is to train on, and set up the loop."""
     whole = isinstance(model, CausalModel)
@@ -167,6 +179,7 @@ def _prepare(
         n_samples=len(first.order),
         rivals=rivals,
         words=language.spell_items(corpus),
+        teacher=teacher,
     )
 
 

@@ -122,11 +122,11 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     target = settings.target.name
     if settings.recommender.pretrain.datasets:
         training = settings.recommender.pretrain
-        covers = (shared, _training(training), *_selection(settings, training))
+        covers = (shared, _training(training), *_others(settings, training))
         place = "recommender/pretrain"
         yield Stage("pretrain", "", place, covers, ("generate-codes",), pretrain, shared=True)
     training = settings.recommender.finetune
-    covers = (shared, _training(training), target, *_selection(settings, training))
+    covers = (shared, _training(training), target, *_others(settings, training))
     needs = ("generate-codes", "pretrain")
     yield Stage("finetune", "", "recommender/finetune", covers, needs, finetune, shared=True)
     ways = ways_of(settings)
@@ -163,12 +163,15 @@ def _training(settings: TrainingSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"micro_batch_size"} | settings.unused)
 
 
-def _selection(settings: Settings, training: TrainingSettings) -> tuple[Any, ...]:
-    """Give what else decides which epoch is the best."""
-    if training.select_by == "loss":
-        return ()
-    decoding = settings.decoding.model_dump(mode="json", include={"normalise", "exact"})
-    return (decoding, selection_beams(settings), settings.evaluation.remove_seen)
+def _others(settings: Settings, training: TrainingSettings) -> tuple[Any, ...]:
+    """Give what else a training goes by: how an epoch is chosen, and what the teacher knows."""
+    found: tuple[Any, ...] = ()
+    if training.select_by == "ndcg":
+        decoding = settings.decoding.model_dump(mode="json", include={"normalise", "exact"})
+        found = (decoding, selection_beams(settings), settings.evaluation.remove_seen)
+    if training.teacher_share:
+        found = (*found, settings.evaluation.ease_lambda, settings.evaluation.decay)
+    return found
 
 
 def _names(command: str, *shops: DatasetSettings) -> tuple[str, ...]:

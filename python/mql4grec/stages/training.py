@@ -1,4 +1,4 @@
-"""The stages from semantic IDs to a trained T5."""
+"""The stages from semantic IDs to a trained model."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mql4grec.stages.context import (
     load_corpus,
     load_vocabulary,
 )
+from mql4grec.stages.teaching import make_teacher
 
 if TYPE_CHECKING:
     from mql4grec.recommender import Model
@@ -31,13 +32,13 @@ MAX_BEAMS = 20  # of the search after each epoch: ten items are looked at
 
 
 def pretrain(context: Context, folder: Path) -> None:
-    """Train the T5 on several shops."""
+    """Train the model on several shops."""
     names = context.settings.recommender.pretrain.datasets
     _train(context, _new_model(context), "pretrain", names=names, folder=folder)
 
 
 def finetune(context: Context, folder: Path) -> None:
-    """Train the T5 on the target shop, from the pre-trained one if there is one."""
+    """Train the model on the target shop, from the pre-trained one if there is one."""
     from mql4grec import recommender
 
     if context.settings.recommender.pretrain.datasets:
@@ -82,6 +83,7 @@ def _train(
         runtime=context.runtime,
         journal=context.journal,
         ndcg=_ndcg(context, model, settings, names=names) if by_ndcg else None,
+        teacher=make_teacher(context, settings, names=names) if settings.teacher_share else None,
     )
 
 

@@ -1,0 +1,58 @@
+"""What EASE^R teaches a model: lists of items that could come next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mql4grec import baselines, evaluation
+from mql4grec.config import TrainingSettings
+from mql4grec.decoding import Rankings
+from mql4grec.errors import ConfigError
+from mql4grec.stages.context import Context, load_catalog
+
+if TYPE_CHECKING:
+    from mql4grec.recommender import Teacher
+
+
+def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequence[str]) -> Teacher:
+    """Rank with EASE^R after every training event of some shops.
+
+    The lists of a shop are calibrated on what did come next, so that their shares are about as
+    sure as they are right.
+
+    Raises:
+        ConfigError: If a shop has too many items for EASE^R.
+    """
+    from mql4grec import recommender
+
+    run = context.settings
+    items, sums, n_before = [], [], 0
+    for name in names:
+        shop = load_catalog(context, name)
+        limit = run.evaluation.ease_max_items
+        if shop.n_items > limit:
+            raise ConfigError(
+                f"`teacher_share`: expected 0, or shops of at most {limit} items "
+                f"(`evaluation.ease_max_items`), got {shop.n_items} in {name!r}; set it to 0"
+            )
+        training = shop.histories.held_out(2)
+        found = baselines.rank_prefixes(
+            training, n_items=shop.n_items, settings=run.evaluation, seed=run.seed
+        )
+        followed = np.delete(np.arange(len(training.items)), training.offsets[1:] - 1)
+        calibration = evaluation.calibrate(
+            Rankings(items=found.items[followed], scores=found.scores[followed]),
+            training.items[followed + 1],
+        )
+        items.append(np.where(found.items >= 0, found.items + n_before, -1))
+        sums.append(recommender.sum_shares(found.scores, temperature=calibration.temperature))
+        n_before += shop.n_items
+    width = min(part.shape[1] for part in items)  # shops of fewer items have shorter lists
+    return recommender.Teacher(
+        items=np.concatenate([part[:, :width] for part in items]).astype(np.int32),
+        sums=np.concatenate([part[:, :width] for part in sums]),
+        share=settings.teacher_share,
+    )
