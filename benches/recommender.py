@@ -1,4 +1,4 @@
-"""Speed of training the T5, ours and the authors' way, on the same samples.
+"""Speed of training: the T5, ours and the authors' way, and the decoder-only model beside them.
 
     OMP_NUM_THREADS=1 python benches/recommender.py --samples 1024
 
@@ -17,6 +17,20 @@ A T5 of the paper's size, the five tasks, codes and histories of Amazon Instrume
 Every way does one optimizer step for 1,024 samples, in batches of several sizes, and the fastest
 counts. The bench fails if the authors' way on the compact vocabulary and ours do not have the same
 loss on the same samples.
+
+Then the decoder-only model (`recommender.backbone: causal`), of the paper's sizes of layers and of
+those of `configs/instruments.yaml`, with an optimizer step for every batch, as that file has it. A
+sample is a history there, so that models are compared by their targets: next items to be learnt in
+one modality, one for each sample of the T5, two for each item of a history. The second table has
+
+    tokens per target     what passes the layers: tokens of the encoder and the decoder, or items
+                          and codes (of which only the last layers see the codes)
+    seconds per epoch     until every training event has been learnt once in both modalities; all
+                          five tasks of the T5 are more samples than that (the next column)
+
+What EASE^R teaches the model of that file is left out. These are other models that learn something
+else: their losses cannot be compared, and a target that is learnt faster is not one that is learnt
+as well. What a model is good for, only its rankings tell.
 """
 
 from __future__ import annotations
@@ -25,6 +39,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +51,7 @@ from numpy.typing import NDArray
 from rivals import T5_ROWS
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
-from mql4grec import language, recommender
+from mql4grec import config, language, recommender
 from mql4grec.codes import SemanticIds
 from mql4grec.config import PAPER_TASKS, LanguageSettings, RecommenderSettings, TrainingSettings
 from mql4grec.recommender.epochs import Epoch, draw_epoch
@@ -45,24 +60,19 @@ from mql4grec.recommender.packing import pack
 from mql4grec.runtime import Runtime
 
 STEP = 1024  # samples of an optimizer step, as in the paper
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "instruments.yaml"
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 def main() -> None:
-    """Time every way and print the table."""
+    """Time every way and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--samples", type=int, default=2 * STEP, help="that each way trains on")
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128])
     options = parser.parse_args()
     world = World(options.samples)
     world.check()
-    rows: dict[str, dict[int, float]] = {}
-    for name, way in world.ways().items():
-        rows[name] = {}
-        for size in options.batches:
-            began = clock()
-            way(size)
-            rows[name][size] = options.samples / (clock() - began)
-            print(f"{name:40s} batches of {size:4d} {rows[name][size]:8.1f} samples/s", flush=True)
+    rows = rates_of(world.ways(), options.batches, n_done=options.samples)
     best = {name: max(rates.values()) for name, rates in rows.items()}
     theirs, compact = list(best.values())[:2]
     print(
@@ -73,6 +83,53 @@ def main() -> None:
         cells = [f"{rate:.1f}" for rate in (*rates.values(), best[name])]
         cells += [f"{best[name] / rival:.1f}" for rival in (theirs, compact)]
         print(f"| {name} | {' | '.join(cells)} |")
+    print()
+    compare_models(world, options.batches, t5={f"T5, {name}": rate for name, rate in best.items()})
+
+
+def rates_of(
+    ways: dict[str, Callable[[int], Any]], sizes: list[int], *, n_done: int
+) -> dict[str, dict[int, float]]:
+    """Time ways that each learn so many samples or targets: how many a second, by batch size."""
+    rows: dict[str, dict[int, float]] = {}
+    for name, way in ways.items():
+        rows[name] = {}
+        for size in sizes:
+            began = clock()
+            way(size)
+            rows[name][size] = n_done / (clock() - began)
+            print(f"{name:40s} batches of {size:4d} {rows[name][size]:8.1f} /s", flush=True)
+    return rows
+
+
+def compare_models(world: World, sizes: list[int], *, t5: dict[str, float]) -> None:
+    """Time the decoder-only models, and print what they and the T5 make of a second."""
+    n_targets, places = world.targets_of_windows()
+    reads = {name: world.tokens_of_samples() for name in t5}
+    epochs = {name: len(world.epoch.samples) for name in t5}
+    rates = dict(t5)
+    for name, settings in decoders().items():
+        ways = {
+            f"decoder-only, {name}, {precision}": Whole(world, settings, value)
+            for precision, value in PRECISIONS.items()
+        }
+        for way, found in rates_of(ways, sizes, n_done=n_targets).items():
+            rates[way], reads[way] = max(found.values()), places / n_targets
+            epochs[way] = world.targets_of_an_epoch()
+    n_both = 2 * world.n_events()
+    print("\n| model | targets/s | tokens per target | seconds per epoch |", end="")
+    print(" targets of its own epoch | seconds |\n| --- |" + " --- |" * 5)
+    for name, rate in rates.items():
+        cells = [f"{rate:.1f}", f"{reads[name]:.1f}", f"{n_both / rate:.0f}"]
+        print(f"| {name} | {' | '.join([*cells, str(epochs[name])])} | {epochs[name] / rate:.0f} |")
+
+
+def decoders() -> dict[str, RecommenderSettings]:
+    """List the sizes of the decoder-only model."""
+    return {
+        "the paper's sizes": RecommenderSettings(backbone="causal"),
+        CONFIG.name: config.load(CONFIG).recommender,
+    }
 
 
 def clock() -> float:
@@ -178,6 +235,39 @@ class World:
                 runtime=Runtime(seed=0, precision=precision),  # the samples of `epoch`
             )
 
+    def windows(self, *, limit: int | None = None) -> Epoch:
+        """Draw the histories that a decoder-only model learns from."""
+        return draw_epoch(
+            self.corpus, (), seed=0, stage="finetune", number=0, limit=limit, whole=True
+        )
+
+    def targets_of_windows(self) -> tuple[int, int]:
+        """Count the targets of as many histories as there are samples, and what they read."""
+        drawn = self.windows(limit=self.n_samples)
+        n_codes = self.vocabulary.n_codes
+        n_places = 1 + sum(len(levels) - 1 for levels in n_codes.values())  # an item, and codes
+        n_read = n_places * int(drawn.input_lengths[drawn.order].sum())
+        return self._n_targets(drawn), n_read
+
+    def targets_of_an_epoch(self) -> int:
+        """Count the targets of all histories."""
+        return self._n_targets(self.windows())
+
+    def _n_targets(self, drawn: Epoch) -> int:
+        assert drawn.n_answered is not None
+        return len(self.vocabulary.n_codes) * int(drawn.n_answered[drawn.order].sum())
+
+    def tokens_of_samples(self) -> float:
+        """Give how many tokens the T5 reads and writes for a sample."""
+        rows = self.epoch.order
+        read, written = self.epoch.input_lengths[rows], self.epoch.target_lengths[rows]
+        return float((read + written).mean())
+
+    def n_events(self) -> int:
+        """Count the training events that follow another."""
+        lengths = self.corpus.histories.held_out(2).lengths()
+        return int(np.maximum(lengths - 1, 0).sum())
+
     @torch.no_grad()
     def check(self) -> None:
         """Check that both have the same loss on the same samples.
@@ -195,6 +285,42 @@ class World:
         if abs(ours - theirs) > 1e-4:
             raise SystemExit(f"loss: expected {theirs}, as the authors' way has it, got {ours}")
         print(f"loss of {len(rows)} samples: {theirs:.5f} by both")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Trains a decoder-only model on whole histories.
+
+    Attributes:
+        world: The shop.
+        settings: Of the model.
+        precision: Of the matrix products.
+    """
+
+    world: World
+    settings: RecommenderSettings
+    precision: str
+
+    def __call__(self, size: int) -> None:
+        """Train on as many histories as there are samples, a step for so many of them."""
+        world, runtime = self.world, Runtime(seed=0, precision=self.precision)
+        settings = TrainingSettings(
+            epochs=1,
+            batch_size=size,
+            micro_batch_size=size,
+            samples_per_epoch=world.n_samples,
+            validation_samples=1,
+        )
+        model = recommender.build(world.vocabulary, self.settings, seed=0)
+        with tempfile.TemporaryDirectory() as folder:
+            recommender.train(
+                model,
+                [world.corpus],
+                settings,
+                stage="finetune",
+                folder=Path(folder),
+                runtime=runtime,
+            )
 
 
 if __name__ == "__main__":
