@@ -335,6 +335,37 @@ def test_a_taught_model_recommends_what_the_teacher_would(tmp_path: Path) -> Non
     assert found[1] < 0.5
 
 
+def test_a_teacher_alone_tells_what_follows_a_whole_history(tmp_path: Path) -> None:
+    """Where the data answer all other places (almost), the end of a history is the teacher's."""
+    one = shop(n_users=90)
+    model = train(
+        tmp_path,
+        corpora=[one],
+        epochs=12,
+        dropout=0.0,
+        teacher=teacher_of(one, share=1e-9),
+        teacher_share=1e-9,
+    )
+    found = decoding.recommend(
+        model,
+        decoding.build_trie(ids_of("text")),
+        vocabulary=one.vocabulary,
+        modality="text",
+        inputs=language.encode_items(one, one.histories.held_out(2)),
+        n_beams=5,
+    )
+    by_chance = [found.items[:, :2] == item for item in range(N_ITEMS)]
+    shares = [seen.any(axis=1).mean() for seen in by_chance]
+    assert shares[9] == max(shares)
+    assert shares[9] > 0.5
+
+
+def test_places_beyond_the_end_of_a_window() -> None:
+    windows = language.Windows(np.arange(9), np.array([0, 4]), np.array([2, 3]))
+    assert windows.events(np.array([1, 0])).tolist() == [4, 5, 6, 0, 1]
+    assert windows.events(np.array([1, 0]), n_beyond=1).tolist() == [4, 5, 6, 7, 0, 1, 2]
+
+
 def test_a_teacher_and_its_share_belong_together(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`teacher`: expected one with `teacher_share` above 0"):
         train(tmp_path, teacher_share=0.5)

@@ -27,9 +27,14 @@ class Windows:
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
-    def events(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the places of the windows' events, window after window, int64 (R,)."""
-        lengths = self.lengths[which]
+    def events(self, which: NDArray[np.int64], *, n_beyond: int = 0) -> NDArray[np.int64]:
+        """Give the places of the windows' events, window after window, int64 (R,).
+
+        Args:
+            which: int64 (B,), the windows.
+            n_beyond: Places after the last event of each that are given as well.
+        """
+        lengths = self.lengths[which] + n_beyond
         before = np.cumsum(lengths) - lengths
         return np.repeat(self.starts[which] - before, lengths) + np.arange(lengths.sum())
 

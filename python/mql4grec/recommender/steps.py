@@ -230,20 +230,25 @@ def _causal_loss(
     dropout: Dropout | None,
     seed: int | None,
 ) -> Tensor:
-    """Give the summed loss of some windows; in training the teacher draws some of the targets."""
+    """Give the summed loss of some windows.
+
+    A teacher draws some of the targets in training, and what could follow each window's end.
+    """
     assert isinstance(epoch.samples, Windows)
     assert epoch.n_answered is not None
-    windows, events = epoch.samples, epoch.samples.events(rows)
-    lengths = windows.lengths[rows]
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(events))  # 1 of the last item
-    answered = left <= np.repeat(epoch.n_answered[rows], lengths)
-    items = targets = windows.items[events]
-    if loop.teacher is not None and seed is not None:
+    windows, teacher = epoch.samples, None if seed is None else loop.teacher
+    n_open = 0 if teacher is None else 1
+    events, lengths = windows.events(rows, n_beyond=n_open), windows.lengths[rows] + n_open
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(events))  # 1 of the last place
+    answered = left <= np.repeat(epoch.n_answered[rows] + n_open, lengths)
+    items = windows.items[np.minimum(events, len(windows.items) - 1)]
+    items = targets = np.where(left > n_open, items, -1)  # an open place has padding
+    if teacher is not None:
         generator = np.random.default_rng(seed)
-        drawn = loop.teacher.draw(np.maximum(events - 1, 0), generator)
-        taught = (drawn >= 0) & (left < np.repeat(lengths, lengths))  # the first follows nothing
-        taught &= generator.random(len(drawn)) < loop.teacher.share
-        targets = np.where(taught, drawn, targets)
+        drawn = teacher.draw(np.maximum(events - 1, 0), generator)
+        is_drawn = (generator.random(len(drawn)) < teacher.share) | (left == 1)
+        is_drawn &= (drawn >= 0) & (left < np.repeat(lengths, lengths))  # a first item follows none
+        targets = np.where(is_drawn, drawn, targets)
     with torch.autocast(
         model.device.type, torch.bfloat16, enabled=loop.runtime.precision == "bf16"
     ):
