@@ -56,12 +56,17 @@ bench-torch: setup ## Run the benches of the rooms that use torch, on the device
 	OMP_NUM_THREADS=1 $(BIN)/python benches/decoding.py
 	OMP_NUM_THREADS=1 $(BIN)/python benches/quality.py --items 100000 --queries 2000
 
-# No set-up of its own: a GPU machine may have its own PyTorch, and get the package as a wheel.
+# No set-up of its own: a GPU machine may have its own PyTorch, and get the package as a wheel. Real
+# histories are learnt where they are: make bench-gpu INSTRUMENTS=path/to/Instruments
+INSTRUMENTS ?= ../shared/data/Instruments
 bench-gpu: ## Run every GPU bench and check; writes benches/results/
 	$(PYTHON) benches/torch_rooms.py --out benches/results
 	$(PYTHON) benches/translator.py --throughput 100000 --layers paper --epochs 500 --out benches/results
 	$(PYTHON) benches/translator.py --throughput 10000000 --layers paper --epochs 20 --out benches/results
-	$(PYTHON) benches/decoding.py --users 17112 --rival-users 1024 --batches 256 1024 --out benches/results
+	if test -d $(INSTRUMENTS); \
+	then $(PYTHON) benches/instruments.py --data $(INSTRUMENTS) --out benches/results; \
+	else echo "no $(INSTRUMENTS): benches/instruments.py is left out"; fi
+	$(PYTHON) benches/decoding.py --users 17112 --rival-users 1024 --batches 256 1024 --repeat 2 --out benches/results
 	$(PYTHON) -m pytest -m gpu -p no:cacheprovider -q || test $$? -eq 5
 
 clean: ## Remove the environment and all build results (not runs/)
