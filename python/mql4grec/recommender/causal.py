@@ -232,17 +232,19 @@ class CausalModel(nn.Module):
 
         Minus infinity where a place does not see the other.
         """
-        word, step = self._places()
-        n_places = len(word)
-        word, step = word.repeat(n), step.repeat(n)
-        item = torch.arange(n, device=self.device).repeat_interleave(n_places)
+        word, step = self._places()  # (P,) each
+        item = torch.arange(n, device=self.device)
         ago = item[:, None] - item
-        is_item = (step == 0) & (ago >= 0)
-        is_own = (ago == 0) & (word[:, None] == word) & (step <= step[:, None])
-        far = self.distance[:, ago.clamp(0, self.config.max_his_len)]
-        near = self.steps[:, step[:, None], step]
-        bias = torch.where(is_own & (step > 0), near, far)
-        return bias.masked_fill(~(is_item | is_own), -torch.inf)
+        # Looked up by item and by step, then spread: looked up by place, a weight's gradient would
+        # be a sum over thousands of places, which a GPU forms one after the other.
+        far = self.distance[:, ago.clamp(0, self.config.max_his_len)]  # (H, n, n)
+        near = self.steps[:, step[:, None], step]  # (H, P, P)
+        is_item = (ago >= 0)[:, None, :, None] & (step == 0)  # (n, 1, n, P)
+        is_own = (word[:, None] == word) & (step <= step[:, None])  # (P, P)
+        is_own = (ago == 0)[:, None, :, None] & is_own[:, None]  # (n, P, n, P)
+        far, near = far[:, :, None, :, None], near[:, None, :, None]
+        bias = torch.where(is_own & (step > 0), near, far)  # (H, n, P, n, P)
+        return bias.masked_fill(~(is_item | is_own), -torch.inf).flatten(3).flatten(1, 2)
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """Give which word each of an item's places belongs to, and which of its steps it is."""
