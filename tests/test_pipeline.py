@@ -364,11 +364,12 @@ def test_what_an_epoch_is_chosen_by_is_part_of_a_fingerprint_where_it_counts(
             ("recommender.finetune.select_by=ndcg",),
             ("recommender.finetune.select_by=ndcg", "decoding.normalise=level"),
             ("recommender.finetune.select_by=ndcg", "decoding.batch_size=7"),
+            ("recommender.finetune.select_by=ndcg", "decoding.exact=true"),  # `recommend --exact`
             ("decoding.normalise=level",),
         )
     ]
     assert marks[0]["finetune"] != marks[1]["finetune"]
-    assert marks[0]["finetune"] == marks[2]["finetune"]
+    assert marks[0]["finetune"] == marks[2]["finetune"] == marks[3]["finetune"]
     assert "finetune" not in stale("decoding.normalise=level")
 
 

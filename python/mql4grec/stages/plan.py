@@ -167,8 +167,8 @@ def _others(settings: Settings, training: TrainingSettings) -> tuple[Any, ...]:
     """Give what else a training goes by: how an epoch is chosen, and what the teacher knows."""
     found: tuple[Any, ...] = ()
     if training.select_by == "ndcg":
-        decoding = settings.decoding.model_dump(mode="json", include={"normalise", "exact"})
-        found = (decoding, selection_beams(settings), settings.evaluation.remove_seen)
+        normalise, removed = settings.decoding.normalise, settings.evaluation.remove_seen
+        found = (normalise, selection_beams(settings), removed)
     if training.teacher_share:
         found = (*found, settings.evaluation.ease_lambda, settings.evaluation.decay)
     return found

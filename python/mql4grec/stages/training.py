@@ -104,8 +104,13 @@ def _ndcg(
     Raises:
         ConfigError: If the training has no task by which items are ranked.
     """
-    quiet = dataclasses.replace(context, journal=SILENT)  # the training has a progress bar already
-    shops = [shop for shop in context.settings.catalog.datasets if shop.name in names]
+    run = context.settings
+    # Never exact: that is asked of single lists, and must not change what was trained.
+    decoding = run.decoding.model_copy(update={"exact": False})
+    quiet = dataclasses.replace(  # the training has a progress bar already
+        context, journal=SILENT, settings=run.model_copy(update={"decoding": decoding})
+    )
+    shops = [shop for shop in run.catalog.datasets if shop.name in names]
     rankers = [ranking.make_ranker(quiet, shop, model) for shop in shops]
     if not any(_ranked(ranker, settings) for ranker in rankers):
         raise ConfigError(
