@@ -19,6 +19,7 @@ from transformers import T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from mql4grec.decoding.network import Past
+from mql4grec.recommender.network import fold_attention, fold_cross_kv, fold_head
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,7 @@ def lay_out_t5(model: T5ForConditionalGeneration, *, dtype: torch.dtype) -> T5Ne
     """
     parts: Any = model  # whose containers lose their types
     encoder, decoder = parts.encoder.block, parts.decoder.block
-    ends = parts.encoder.final_layer_norm.weight
-    crosses = [block.layer[1].EncDecAttention for block in decoder]
-    kv = [matrix.weight * ends for cross in crosses for matrix in (cross.k, cross.v)]
-    config = model.config
-    # Versions of transformers before 5 know no `scale_decoder_outputs`: tied weights were the sign.
-    scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
-    head = parts.lm_head.weight * parts.decoder.final_layer_norm.weight
-    head = (head * config.d_model**-0.5 if scaled else head).float()
+    config, head = model.config, fold_head(model).float()
     blocks = tuple(_block(block, dtype) for block in decoder)
     embedding = parts.decoder.embed_tokens.weight.float()
     return T5Network(
@@ -136,7 +130,7 @@ def lay_out_t5(model: T5ForConditionalGeneration, *, dtype: torch.dtype) -> T5Ne
         first_qkv=functional.linear(
             _norm(embedding, config.layer_norm_epsilon).to(dtype), blocks[0].qkv
         ),
-        cross_kv=torch.cat(kv).to(dtype),
+        cross_kv=fold_cross_kv(model).to(dtype),
         head=head,
         rough_head=head.to(dtype),
         encoder_positions=encoder[0].layer[0].SelfAttention,
@@ -149,17 +143,13 @@ def lay_out_t5(model: T5ForConditionalGeneration, *, dtype: torch.dtype) -> T5Ne
 
 
 def _block(block: Any, dtype: torch.dtype) -> Block:
-    own, last = block.layer[0], block.layer[-1]
-    attention, dense = own.SelfAttention, last.DenseReluDense
-    qkv = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+    qkv, out, cross = fold_attention(block)
+    last = block.layer[-1]
+    dense = last.DenseReluDense
     inner = [dense.wi] if hasattr(dense, "wi") else [dense.wi_0, dense.wi_1]
-    cross = []
-    if len(block.layer) == 3:
-        norm, reader = block.layer[1].layer_norm, block.layer[1].EncDecAttention
-        cross = [reader.q.weight * norm.weight, reader.o.weight]
     return Block(
-        qkv=(qkv * own.layer_norm.weight).to(dtype),
-        out=attention.o.weight.to(dtype),
+        qkv=qkv.to(dtype),
+        out=out.to(dtype),
         cross=tuple(matrix.to(dtype) for matrix in cross),
         inner=tuple((matrix.weight * last.layer_norm.weight).to(dtype) for matrix in inner),
         outer=dense.wo.weight.to(dtype),

@@ -126,12 +126,7 @@ def lay_out(model: T5ForConditionalGeneration, *, n_read: int, n_written: int) -
             f"got {config.feed_forward_proj!r}; build it by `recommender.build`"
         )
     encoder, decoder = parts.encoder.block, parts.decoder.block
-    ends = parts.encoder.final_layer_norm.weight
-    crosses = [block.layer[1].EncDecAttention for block in decoder]
-    # Versions of transformers before 5 know no `scale_decoder_outputs`: tied weights were the sign.
-    scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
-    head = parts.lm_head.weight * parts.decoder.final_layer_norm.weight
-    later = torch.ones(n_written, n_written, dtype=torch.bool, device=head.device).triu(1)
+    later = torch.ones(n_written, n_written, dtype=torch.bool, device=model.device).triu(1)
     bias = decoder[0].layer[0].SelfAttention.compute_bias(n_written, n_written)[0]
     return Network(
         embedding=parts.shared.weight,
@@ -139,25 +134,50 @@ def lay_out(model: T5ForConditionalGeneration, *, n_read: int, n_written: int) -
         decoder_bias=bias.masked_fill(later, -torch.inf),
         encoder=tuple(_layer(block) for block in encoder),
         decoder=tuple(_layer(block) for block in decoder),
-        cross_kv=torch.cat([m.weight * ends for cross in crosses for m in (cross.k, cross.v)]),
-        head=head * config.d_model**-0.5 if scaled else head,
+        cross_kv=fold_cross_kv(model),
+        head=fold_head(model),
         n_heads=config.num_heads,
         d_kv=config.d_kv,
         eps=config.layer_norm_epsilon,
     )
 
 
-def _layer(block: Any) -> Layer:
-    own, last = block.layer[0], block.layer[-1]
-    attention, dense = own.SelfAttention, last.DenseReluDense
+def fold_head(model: T5ForConditionalGeneration) -> Tensor:
+    """Give what turns normed states into logits, (V, D): final norm and scale folded in."""
+    parts: Any = model
+    config = model.config
+    head: Tensor = parts.lm_head.weight * parts.decoder.final_layer_norm.weight
+    # Versions of transformers before 5 know no `scale_decoder_outputs`: tied weights were the sign.
+    scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    return head * config.d_model**-0.5 if scaled else head
+
+
+def fold_cross_kv(model: T5ForConditionalGeneration) -> Tensor:
+    """Give keys and values of all decoder layers, the encoder's final norm folded in."""
+    parts: Any = model
+    ends = parts.encoder.final_layer_norm.weight
+    crosses = [block.layer[1].EncDecAttention for block in parts.decoder.block]
+    return torch.cat([m.weight * ends for cross in crosses for m in (cross.k, cross.v)])
+
+
+def fold_attention(block: Any) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Give a layer's attention, norms folded in: `qkv`, `out` and `cross` of a `Layer`."""
+    own, attention = block.layer[0], block.layer[0].SelfAttention
     qkv = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
     cross: tuple[Tensor, ...] = ()
     if len(block.layer) == 3:
         norm, reader = block.layer[1].layer_norm, block.layer[1].EncDecAttention
         cross = (reader.q.weight * norm.weight, reader.o.weight)
+    return qkv * own.layer_norm.weight, attention.o.weight, cross
+
+
+def _layer(block: Any) -> Layer:
+    qkv, out, cross = fold_attention(block)
+    last = block.layer[-1]
+    dense = last.DenseReluDense
     return Layer(
-        qkv=qkv * own.layer_norm.weight,
-        out=attention.o.weight,
+        qkv=qkv,
+        out=out,
         inner=dense.wi.weight * last.layer_norm.weight,
         outer=dense.wo.weight,
         cross=cross,
