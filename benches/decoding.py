@@ -299,7 +299,10 @@ class World:
             past = Past()
             run = partial(network.step, tokens, memory, past=past)
             hidden, _ = run()
-            gained = level_scores(network, target, hidden, level=level)
+            codes = torch.arange(trie.n_codes[level], device=device).expand(*beams, -1)
+            gained = level_scores(
+                network, target, hidden, level=level, codes=codes, taken=codes >= 0
+            )
 
             def choose(level: int = level, nodes: Tensor = nodes, gained: Tensor = gained) -> None:
                 children, taken = trie.slots(nodes, level)

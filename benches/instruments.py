@@ -269,8 +269,8 @@ def make_teacher(shop: Shop, *, share: float) -> Teacher:
         Rankings(items=found.items[followed], scores=found.scores[followed]),
         training.items[followed + 1],
     )
-    sums = recommender.sum_shares(found.scores, temperature=calibration.temperature)
-    return Teacher(items=found.items, sums=sums, share=share)
+    shares = recommender.sharpen(found.scores, temperature=calibration.temperature)
+    return Teacher(items=found.items, shares=shares, share=share)
 
 
 def measure(shop: Shop) -> Callable[[Model], float]:

@@ -39,8 +39,8 @@ class Search:
     """How to search.
 
     Attributes:
-        normalise: "vocabulary" or "level": among which tokens a code has its probability; see
-            `Target`.
+        normalise: "vocabulary", "level" or "children": among which tokens a T5's code has its
+            probability; see `Target`.
         top_k: Items per user; None: as many as beams.
         exact: Search again, with twice the beams, for those users whose best items are not certain,
             until all are.
@@ -72,9 +72,10 @@ def recommend(
     """Rank items for every user by beam search, constrained to the trie.
 
     Nothing but items of the trie comes out, and each at most once per user. A score is the sum of
-    the log-probabilities of the L codes and eos, each normalised over the whole vocabulary (or the
-    level), not over what the trie allows: it is what the model gives, whatever the catalog. All
-    sequences are equally long, so there is no length penalty.
+    the log-probabilities of the L codes and eos. A T5's are normalised over the whole vocabulary
+    (or the level), not over what the trie allows: they are what the model gives, whatever the
+    catalog; a decoder-only model's over the codes that items of the trie go on with, as it has
+    learnt them. All sequences are equally long, so there is no length penalty.
 
     Args:
         model: T5ForConditionalGeneration, or a decoder-only model; moved to the device and set to
@@ -118,8 +119,8 @@ def recommend(
             first_code=first_codes(trie, vocabulary, modality=modality),
             start=vocabulary.pad,
             eos=vocabulary.eos,
-            # A decoder-only model has learnt no end, and each code among those of its level.
-            normalise="level" if isinstance(model, CausalModel) else search.normalise,
+            # A decoder-only model has learnt no end, and each code among those that can follow.
+            normalise="children" if isinstance(model, CausalModel) else search.normalise,
         ),
         input_ids=input_ids,
         attention_mask=attention_mask,

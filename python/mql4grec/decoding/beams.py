@@ -19,7 +19,7 @@ from mql4grec.decoding.device_trie import DeviceTrie
 from mql4grec.decoding.filters import OpenLeaves
 from mql4grec.decoding.network import Memory, Network, Past
 
-Normalise = Literal["vocabulary", "level"]
+Normalise = Literal["vocabulary", "level", "children"]
 TILE = 1024  # tokens of the vocabulary whose logits are computed together on a CPU
 
 
@@ -34,7 +34,9 @@ class Target:
         eos: Token id of the end.
         normalise: "vocabulary": codes and eos each have their probability among all tokens, as in
             `generate`. "level": codes have theirs among the K codes of their level, and the end,
-            which nothing else can follow, is certain; other logits are never computed.
+            which nothing else can follow, is certain; other logits are never computed. "children":
+            among those codes of the level that items of the trie go on with, so that all items
+            together have probability 1.
     """
 
     trie: DeviceTrie
@@ -94,11 +96,11 @@ def beam_search(
     for level, first in enumerate(target.first_code):
         hidden, past = network.step(tokens, memory, past=past)
         children, taken = trie.slots(nodes, level)  # (B, m, W)
+        codes = trie.codes[children]
+        gained = level_scores(network, target, hidden, level=level, codes=codes, taken=taken)
+        gained = gained + scores[:, :, None]
         if open_leaves is not None:
             taken = taken & open_leaves.open(children)
-        codes = trie.codes[children]
-        gained = level_scores(network, target, hidden, level=level).gather(2, codes)
-        gained = gained + scores[:, :, None]
         candidates = torch.where(taken, gained, -torch.inf).flatten(1)  # (B, m * W)
         kept = min(n_beams, candidates.shape[1], trie.levels[level + 2] - trie.levels[level + 1])
         best, places = candidates.topk(min(kept + 1, candidates.shape[1]))
@@ -174,35 +176,56 @@ def _score_part(
     past = Past()
     for level, first in enumerate(target.first_code):
         hidden, past = network.step(tokens, memory, past=past)
-        gained = level_scores(network, target, hidden, level=level)  # (B, m, K)
+        nodes = torch.arange(part[level][0], part[level][1] + 1, device=device)
+        children, taken = trie.slots(nodes[None], level)  # (1, m, W)
+        codes = trie.codes[children].expand(batch, -1, -1)
+        gained = level_scores(network, target, hidden, level=level, codes=codes, taken=taken)
         begin, end = part[level + 1]
-        parents = trie.parents_of(begin, end) - part[level][0]  # (m')
+        parents = trie.parents_of(begin, end)  # (m')
         codes = trie.codes[begin : end + 1]
-        chosen = gained.flatten(1).index_select(1, parents * gained.shape[2] + codes)
+        places = torch.arange(begin, end + 1, device=device) - trie.first_child[parents]
+        parents = parents - part[level][0]
+        chosen = gained.flatten(1).index_select(1, parents * gained.shape[2] + places)
         scores = scores.index_select(1, parents) + chosen
         past = past.follow(rows_of(parents.expand(batch, -1), n_beams=tokens.shape[1]))
         tokens = (first + codes).expand(batch, -1)
     return scores + end_scores(network, target, tokens, memory, past=past)
 
 
-def level_scores(network: Network, target: Target, hidden: Tensor, *, level: int) -> Tensor:
-    """Give the log-probabilities of a level's codes, float32 (B, m, K).
+def level_scores(
+    network: Network, target: Target, hidden: Tensor, *, level: int, codes: Tensor, taken: Tensor
+) -> Tensor:
+    """Give the log-probabilities of the codes that follow each node.
 
     From float32 products whatever the network's precision: probabilities of near items differ by
     less than bfloat16 tells.
+
+    Args:
+        network: The model.
+        target: How an item is spelt.
+        hidden: What logits are made of, float32 (B, m, D).
+        level: Of the codes.
+        codes: int64 (B, m, W), as they stand side by side.
+        taken: Which of these places have one, bool (B, m, W).
+
+    Returns:
+        float32 (B, m, W); at places that have none, anything.
     """
     first = target.first_code[level]
-    codes = slice(first, first + target.trie.n_codes[level])
+    every = slice(first, first + target.trie.n_codes[level])
+    logits = functional.linear(hidden, network.head[every])  # (B, m, K)
+    if target.normalise == "children":
+        return torch.where(taken, logits.gather(2, codes), -torch.inf).log_softmax(dim=2)
     if target.normalise == "level":
-        return functional.linear(hidden, network.head[codes]).log_softmax(dim=2)
-    return functional.linear(hidden, network.head[codes]) - _total(network, hidden)
+        return logits.log_softmax(dim=2).gather(2, codes)
+    return (logits - _total(network, hidden)).gather(2, codes)
 
 
 def end_scores(
     network: Network, target: Target, tokens: Tensor, memory: Memory, *, past: Past
 ) -> Tensor:
     """Give the log-probability of the end after the last codes (B, m)."""
-    if target.normalise == "level":
+    if target.normalise != "vocabulary":
         return torch.zeros(tokens.shape, device=tokens.device)
     hidden, _ = network.step(tokens, memory, past=past)
     end = functional.linear(hidden, network.head[target.eos, None])

@@ -14,6 +14,7 @@ from mql4grec.language.batches import (
     input_lengths,
     target_lengths,
 )
+from mql4grec.language.branches import Branches, list_branches
 from mql4grec.language.corpus import Corpus, build_corpus, join
 from mql4grec.language.samples import (
     Samples,
@@ -27,6 +28,7 @@ from mql4grec.language.words import count_codes, encode_items, spell_items
 __all__ = [
     "IGNORED",
     "Batch",
+    "Branches",
     "Corpus",
     "Samples",
     "Vocabulary",
@@ -40,6 +42,7 @@ __all__ = [
     "input_lengths",
     "join",
     "last_windows",
+    "list_branches",
     "save_tokenizer",
     "spell_items",
     "target_lengths",

@@ -17,7 +17,7 @@ modality are equally long. Items pass all layers, codes only the last `num_decod
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mql4grec.config import Modality, RecommenderSettings
-from mql4grec.language import IGNORED, Vocabulary
+from mql4grec.language import Vocabulary
+from mql4grec.recommender.choices import Choice
 from mql4grec.recommender.dropout import Dropout
 
 EPS = 1e-6  # of the norms
@@ -260,37 +261,35 @@ def summed_loss(
     words: Tensor,
     lengths: Sequence[int],
     targets: Tensor,
-    answered: Tensor,
+    choices: Mapping[Modality, Sequence[Choice]],
     *,
     dropout: Dropout | None = None,
 ) -> Tensor:
-    """Give the cross entropy of every code of the answered items, each among those of its level.
+    """Give the cross entropy of all choices, each among the codes that items go on with.
 
     Args:
         model: The model.
         words: int64 (R, W), the items of histories, one after the other.
         lengths: Items of each history.
-        targets: int64 (R, W), what is to be written for each; padding counts for nothing.
-        answered: bool (R,), which of them count.
+        targets: int64 (R, W), what is written for each.
+        choices: By modality and level, of these targets.
         dropout: None: nothing is dropped.
 
     Returns:
-        A number in float32, summed over all codes.
+        A number in float32, summed over all choices.
     """
     config = model.config
     states = model(words, lengths, targets, dropout)
     total = torch.zeros((), device=words.device)
-    for modality, token, place in config.words():
+    for modality, _, place in config.words():
         ends = [0, *range(place.start, place.stop)]  # where each code is told
-        levels = zip(config.first_code[modality], config.n_codes[modality], strict=True)
-        for level, (first, n_codes) in enumerate(levels):
-            tokens = targets[:, token.start + level]
-            counted = answered & (tokens != config.pad)
-            codes = torch.where(counted, tokens - first, IGNORED)
-            logits = functional.linear(states[:, ends[level]], model.head.weight[first:][:n_codes])
-            total = total + functional.cross_entropy(
-                logits.float(), codes, ignore_index=IGNORED, reduction="sum"
-            )
+        for level, choice in enumerate(choices[modality]):
+            rows, is_open, codes, shares = choice.tensors(words.device)
+            first, n_codes = config.first_code[modality][level], config.n_codes[modality][level]
+            head = model.head.weight[first:][:n_codes]
+            logits = functional.linear(states[rows, ends[level]], head).float()
+            told = logits.masked_fill(~is_open, -torch.inf).log_softmax(dim=1).gather(1, codes)
+            total = total - (shares * torch.where(shares > 0, told, 0.0)).sum()
     return total
 
 

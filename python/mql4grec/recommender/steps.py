@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mql4grec import language
-from mql4grec.config import Task, TrainingSettings
+from mql4grec.config import Modality, Task, TrainingSettings
 from mql4grec.errors import ConfigError
-from mql4grec.language import Corpus, Samples, Windows
+from mql4grec.language import Branches, Corpus, Samples, Windows
 from mql4grec.recommender import causal
 from mql4grec.recommender.causal import CausalModel
+from mql4grec.recommender.choices import list_choices
 from mql4grec.recommender.dropout import Dropout, make_dropout
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch, dropout_seed
 from mql4grec.recommender.model import Model
@@ -56,6 +57,7 @@ class Loop:
         n_samples: Of one epoch, the same in all of them.
         rivals: Among which tokens a target token has its probability, as in `summed_loss`.
         words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
+        branches: What can follow each prefix, by modality and level, for a decoder-only model.
         teacher: Draws some of a decoder-only model's targets.
     """
 
@@ -74,6 +76,7 @@ class Loop:
     n_samples: int
     rivals: Tensor | None
     words: NDArray[np.int64]
+    branches: dict[Modality, list[Branches]]
     teacher: Teacher | None
 
     @property
@@ -232,7 +235,8 @@ def _causal_loss(
 ) -> Tensor:
     """Give the summed loss of some windows.
 
-    A teacher draws some of the targets in training, and what could follow each window's end.
+    In training a teacher has a share in every answer but those to a user's first item, and all of
+    what could follow each window's end.
     """
     assert isinstance(epoch.samples, Windows)
     assert epoch.n_answered is not None
@@ -240,15 +244,24 @@ def _causal_loss(
     n_open = 0 if teacher is None else 1
     events, lengths = windows.events(rows, n_beyond=n_open), windows.lengths[rows] + n_open
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(events))  # 1 of the last place
-    answered = left <= np.repeat(epoch.n_answered[rows] + n_open, lengths)
     items = windows.items[np.minimum(events, len(windows.items) - 1)]
     items = targets = np.where(left > n_open, items, -1)  # an open place has padding
+    asked = left <= np.repeat(epoch.n_answered[rows] + n_open, lengths)
+    answers, shares = items[:, None], asked[:, None].astype(np.float32)
     if teacher is not None:
+        assert seed is not None
+        before = np.maximum(events - 1, 0)
         generator = np.random.default_rng(seed)
-        drawn = teacher.draw(np.maximum(events - 1, 0), generator)
-        is_drawn = (generator.random(len(drawn)) < teacher.share) | (left == 1)
-        is_drawn &= (drawn >= 0) & (left < np.repeat(lengths, lengths))  # a first item follows none
-        targets = np.where(is_drawn, drawn, targets)
+        drawn = teacher.draw(before, generator)
+        taught = np.where(left == 1, 1.0, teacher.share)
+        taught *= (drawn >= 0) & (left < np.repeat(lengths, lengths))  # a first item follows none
+        targets = np.where(generator.random(len(drawn)) < taught, drawn, items)
+        answers = np.hstack([answers, teacher.items[before]])
+        taught = taught[:, None].astype(np.float32)
+        shares = shares * np.hstack([1 - taught, taught * teacher.shares[before]])
+    choices = list_choices(
+        model.config, loop.words, loop.branches, targets=targets, answers=answers, shares=shares
+    )
     with torch.autocast(
         model.device.type, torch.bfloat16, enabled=loop.runtime.precision == "bf16"
     ):
@@ -257,7 +270,7 @@ def _causal_loss(
             torch.from_numpy(loop.words[items]).to(model.device),
             lengths.tolist(),
             torch.from_numpy(loop.words[targets]).to(model.device),
-            torch.from_numpy(answered).to(model.device),
+            choices,
             dropout=dropout,
         )
 

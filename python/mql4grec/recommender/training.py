@@ -17,7 +17,7 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from mql4grec import artifacts, language
-from mql4grec.config import TrainingSettings
+from mql4grec.config import MODALITIES, TrainingSettings
 from mql4grec.errors import ConfigError
 from mql4grec.language import Corpus
 from mql4grec.recommender import checkpoint
@@ -179,6 +179,7 @@ def _prepare(
         n_samples=len(first.order),
         rivals=rivals,
         words=language.spell_items(corpus),
+        branches={m: language.list_branches(corpus, m) for m in MODALITIES} if whole else {},
         teacher=teacher,
     )
 

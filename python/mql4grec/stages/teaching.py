@@ -29,7 +29,7 @@ def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequenc
     from mql4grec import recommender
 
     run = context.settings
-    items, sums, n_before = [], [], 0
+    items, shares, n_before = [], [], 0
     for name in names:
         shop = load_catalog(context, name)
         limit = run.evaluation.ease_max_items
@@ -48,11 +48,11 @@ def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequenc
             training.items[followed + 1],
         )
         items.append(np.where(found.items >= 0, found.items + n_before, -1))
-        sums.append(recommender.sum_shares(found.scores, temperature=calibration.temperature))
+        shares.append(recommender.sharpen(found.scores, temperature=calibration.temperature))
         n_before += shop.n_items
     width = min(part.shape[1] for part in items)  # shops of fewer items have shorter lists
     return recommender.Teacher(
         items=np.concatenate([part[:, :width] for part in items]).astype(np.int32),
-        sums=np.concatenate([part[:, :width] for part in sums]),
+        shares=np.concatenate([part[:, :width] for part in shares]),
         share=settings.teacher_share,
     )
