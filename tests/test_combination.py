@@ -411,7 +411,7 @@ KNOWN = "['text', 'image', 'popular', 'item_knn', 'ease', 'sasrec'"
         (
             {"files": [{"name": "ease", "test": "a.parquet", "validation": "b.parquet"}]},
             "`files`: expected distinct names, none of ['text', 'image', 'fused', 'combined', "
-            "'popular', 'item_knn', 'ease', 'sasrec'], got ['ease']",
+            "'reranked', 'popular', 'item_knn', 'ease', 'sasrec'], got ['ease']",
         ),
     ],
 )

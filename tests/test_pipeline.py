@@ -417,6 +417,30 @@ def test_rankings_with_and_without_seen_items_are_both_reported(
     assert "Difference to the best baseline, paired bootstrap over users" in page
 
 
+def test_lists_are_reranked_by_what_validation_teaches(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    values = ("evaluation.combine=[item_knn, text, ease]", "evaluation.compare_seen=true")
+    pipeline.run(tiny.settings(folder, *values), journal=SILENT)
+    before = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    settings = tiny.settings(folder, *values, "evaluation.rerank=true")
+    assert pipeline.run(settings, journal=SILENT) == ["evaluate metrics", "report"]
+    found = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    for way, old in ((found, before), (found["seen_removed"], before["seen_removed"])):
+        assert list(way["rankings"])[:5] == ["text", "image", "fused", "combined", "reranked"]
+        assert "reranked" in way["significance"]
+        assert {name: way["rankings"][name] for name in old["rankings"]} == old["rankings"]
+        record = way["reranking"]
+        assert record["n_users"] == 80 > record["n_found"] > 10
+        assert record["ndcg_combined"] == pytest.approx(way["combination"]["ndcg"])
+        assert record["used"] or way["rankings"]["reranked"] == way["rankings"]["combined"]
+    for place in ("rankings", "rankings/seen_removed"):
+        assert (folder / "evaluation" / place / "reranked.parquet").exists()
+    page = (folder / "report" / "index.html").read_text()
+    assert page.count("Reranked") >= 2
+    assert pipeline.run(settings, journal=SILENT) == []
+
+
 @pytest.mark.parametrize(
     ("values", "absent"),
     [

@@ -26,7 +26,8 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
-RANKINGS = ("text", "image", "fused", "combined", "popular", "item_knn", "ease", "sasrec")
+MADE_OF_OTHERS = ("fused", "combined", "reranked")
+RANKINGS = (*MODALITIES, *MADE_OF_OTHERS, "popular", "item_knn", "ease", "sasrec")
 PAPER_TASKS: tuple[Task, ...] = ("seqrec", "seqimage", "item2image", "image2item", "fusionseqrec")
 
 
@@ -350,6 +351,10 @@ class EvaluationSettings(Record):
     weights that are chosen on the last but one events; with "text" or "image" among them, decoding
     is done for some users' validation histories too."""
     combine_users: Positive = 2000  # whose last but one events the weights are chosen on
+    rerank: bool = False
+    """One more ranking, "reranked": all items of the lists of `combine`, ranked by gradient-boosted
+    trees that are learnt on the same users' same events; "combined" again, where they add no more
+    than chance there. More `combine_users` teach more."""
     files: tuple[RankingFileSettings, ...] = ()
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)
@@ -364,11 +369,16 @@ class EvaluationSettings(Record):
             raise ValueError(
                 f"`files`: expected distinct names, none of {list(RANKINGS)}, got {given}"
             )
-        known = [name for name in RANKINGS if name not in ("fused", "combined")] + given
+        known = [name for name in RANKINGS if name not in MADE_OF_OTHERS] + given
         names = self.combine
         if len(names) == 1 or len(set(names)) < len(names) or not set(names) <= set(known):
             raise ValueError(
                 f"`combine`: expected none, or two or more of {known}, each once, got {list(names)}"
+            )
+        if self.rerank and not names:
+            raise ValueError(
+                "`rerank`: expected, with true, two or more rankings in `combine`, got []; name "
+                "those whose items are to be ranked anew, or leave `rerank` out"
             )
         return self
 

@@ -7,11 +7,14 @@ know how a ranking was made. Every user counts: one whose target is not listed i
     lists       lists side by side, seen items removed
     fusion      text and image: the authors' rule, or a weighted mean of log-probabilities
     combination any number of lists: calibrated probabilities, averaged
+    candidates  their items, described by what lists and training tell of each
+    reranking   their items ranked anew, by trees that are learnt from such descriptions
     intervals   bootstrap over users
     groups      codes instead of items; users by how often their target was seen in training
     summary     what `evaluation/metrics.json` holds
 """
 
+from mql4grec.evaluation.candidates import Basis, Lists, Occurrences, occurrences
 from mql4grec.evaluation.combination import Calibration, Combination, calibrate, combine, fit
 from mql4grec.evaluation.figures import METRICS, gains, metrics
 from mql4grec.evaluation.fusion import AUTHORS_N_TOKENS, assemble, fuse
@@ -24,14 +27,20 @@ from mql4grec.evaluation.groups import (
 )
 from mql4grec.evaluation.intervals import bootstrap, bootstrap_difference
 from mql4grec.evaluation.lists import remove_seen
+from mql4grec.evaluation.reranking import Reranker, Reranking, learn, rerank
 from mql4grec.evaluation.summary import compare, evaluate
 
 __all__ = [
     "AUTHORS_N_TOKENS",
     "METRICS",
+    "Basis",
     "Calibration",
     "Combination",
     "Items",
+    "Lists",
+    "Occurrences",
+    "Reranker",
+    "Reranking",
     "assemble",
     "bootstrap",
     "bootstrap_difference",
@@ -43,9 +52,12 @@ __all__ = [
     "fit",
     "fuse",
     "gains",
+    "learn",
     "merge_twins",
     "metrics",
     "number_codes",
+    "occurrences",
     "remove_seen",
+    "rerank",
     "twin_level",
 ]

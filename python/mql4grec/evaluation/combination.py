@@ -122,7 +122,7 @@ def fit(
         )
     calibrations = [calibrate(one, targets) for one in lists]
     items, scores = align(lists)
-    probabilities = _probabilities(scores, calibrations, n_items=n_items)  # (P, U, W)
+    probabilities = to_probabilities(scores, calibrations, n_items=n_items)  # (P, U, W)
     is_target = (items == targets[:, None]) & (items >= 0)
     found = is_target.any(axis=1)  # others are missed whatever the weights
     items, is_target = items[found], is_target[found]
@@ -227,7 +227,7 @@ def combine(
     for start in range(0, n_users, CHUNK):
         rows = slice(start, start + CHUNK)
         chunk, found = align([Rankings(one.items[rows], one.scores[rows]) for one in lists])
-        mean = _mean(_probabilities(found, calibrations, n_items=n_items), parts)
+        mean = _mean(to_probabilities(found, calibrations, n_items=n_items), parts)
         best = best_first(chunk, np.log(np.maximum(mean, 1e-300)), top_k=top_k)
         items[rows], scores[rows] = best.items, best.scores
     return Rankings(items=items, scores=scores)
@@ -245,7 +245,7 @@ def _check(rankings: Mapping[str, Rankings]) -> None:
         )
 
 
-def _probabilities(
+def to_probabilities(
     scores: NDArray[np.float64], calibrations: Sequence[Calibration], *, n_items: int
 ) -> NDArray[np.float64]:
     """Turn aligned scores (P, U, W), NaN where a list lacks the item, into probabilities.

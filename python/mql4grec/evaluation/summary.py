@@ -14,7 +14,7 @@ from mql4grec.evaluation.figures import METRICS, gains, metrics
 from mql4grec.evaluation.groups import Items, by_training_events, twin_level
 from mql4grec.evaluation.intervals import intervals_of, p_value, resampled_means
 
-GENERATED = ("text", "image", "fused", "combined")  # all other rankings are baselines
+GENERATED = ("text", "image", "fused", "combined", "reranked")  # all other rankings are baselines
 TESTED = ("NDCG@10", "HR@10")
 
 
@@ -29,7 +29,8 @@ def evaluate(
     """Build what `evaluation/metrics.json` holds.
 
     Args:
-        rankings: By name: "text", "image", "fused", "combined"; all others are baselines.
+        rankings: By name: "text", "image", "fused", "combined", "reranked"; all others are
+            baselines.
         targets: int32 (U,), every test user's target.
         items: What the rankings chose from.
         settings: Of this room.

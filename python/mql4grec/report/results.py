@@ -22,7 +22,13 @@ from mql4grec.report.markup import (
     text,
 )
 
-GENERATIVE = {"combined": "Combined", "fused": "Fused", "text": "Text", "image": "Image"}
+GENERATIVE = {
+    "reranked": "Reranked",
+    "combined": "Combined",
+    "fused": "Fused",
+    "text": "Text",
+    "image": "Image",
+}
 BASELINES = {
     "popular": "Most popular",
     "item_knn": "Item-kNN",

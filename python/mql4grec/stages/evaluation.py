@@ -23,7 +23,7 @@ from mql4grec.stages import ranking as generated
 from mql4grec.stages.context import Context, before_path, load_catalog, load_ids, modalities
 
 if TYPE_CHECKING:
-    from mql4grec.evaluation import Combination
+    from mql4grec.evaluation import Lists
 
 
 SEEN = {False: "seen_kept", True: "seen_removed"}
@@ -129,7 +129,7 @@ def evaluate(context: Context, folder: Path) -> None:
     items = _items(context, shop)
     found: dict[str, Any] = {}
     for removed in ways_of(settings):
-        rankings, combination = _rank(context, shop, rankers, removed=removed)
+        rankings, told = _rank(context, shop, rankers, removed=removed)
         figures = evaluation.evaluate(
             rankings,
             shop.histories.target(1),
@@ -137,8 +137,7 @@ def evaluate(context: Context, folder: Path) -> None:
             settings=settings.evaluation,
             seed=settings.seed,
         )
-        if combination is not None:
-            figures["combination"] = dataclasses.asdict(combination)
+        figures |= told
         is_main = removed == settings.evaluation.remove_seen
         place = folder / "rankings" if is_main else folder / "rankings" / SEEN[removed]
         for name, ranking in rankings.items():
@@ -168,29 +167,63 @@ def _items(context: Context, shop: Catalog) -> evaluation.Items:
 
 def _rank(
     context: Context, shop: Catalog, rankers: Mapping[str, Ranker], *, removed: bool
-) -> tuple[dict[str, Rankings], Combination | None]:
-    """Collect all rankings of the test users, the generated ones first."""
+) -> tuple[dict[str, Rankings], dict[str, Any]]:
+    """Collect all rankings of the test users, the generated ones first.
+
+    Returns:
+        Also how those that are made of others were learnt, for `metrics.json`.
+    """
     ours = load_rankings(context, removed=removed)
     inputs = shop.histories.held_out(1)
     split = Split("test", inputs, np.arange(inputs.n_users), removed)
     rankings = {**ours, **_rank_others(context, shop, rankers, split=split)}
     names = context.settings.evaluation.combine
     if not names:
-        return rankings, None
+        return rankings, {}
     if missing := [name for name in names if name not in rankings]:
         raise ConfigError(
             f"`evaluation.combine`: expected rankings of this run, {sorted(rankings)}, "
             f"got {missing}; leave them out"
         )
-    combination = _fit_combination(context, shop, rankers, removed=removed)
-    lists = {name: rankings[name] for name in names}
-    combined = evaluation.combine(
-        lists,
-        combination,
-        n_items=shop.n_items,
-        top_k=max(one.items.shape[1] for one in lists.values()),
-    )
-    return {**ours, "combined": combined, **rankings}, combination
+    lists = evaluation.Lists({name: rankings[name] for name in names}, inputs)
+    known = _rank_validation(context, shop, rankers, removed=removed)
+    made, told = _make(context, shop, lists, known)
+    return {**ours, **made, **rankings}, told
+
+
+def _make(
+    context: Context, shop: Catalog, lists: Lists, known: tuple[Lists, NDArray[np.int32]]
+) -> tuple[dict[str, Rankings], dict[str, Any]]:
+    """Make the rankings that are made of others.
+
+    Args:
+        context: Of the run.
+        shop: The target shop.
+        lists: Of the test users.
+        known: Of validation users, and what each of them took next; learnt from.
+
+    Returns:
+        "combined" and, if asked for, "reranked"; how they were learnt.
+    """
+    top_k = max(one.items.shape[1] for one in lists.rankings.values())
+    sample, targets = known
+    combination = evaluation.fit(sample.rankings, targets, n_items=shop.n_items)
+    combined = evaluation.combine(lists.rankings, combination, n_items=shop.n_items, top_k=top_k)
+    made, told = {"combined": combined}, {"combination": dataclasses.asdict(combination)}
+    settings = context.settings
+    if settings.evaluation.rerank:
+        training = evaluation.occurrences(shop.histories.held_out(2), n_items=shop.n_items)
+        reranker = evaluation.learn(
+            sample,
+            targets,
+            basis=evaluation.Basis(combination, training),
+            seed=settings.seed,
+            n_threads=settings.runtime.n_threads,
+            journal=context.journal,
+        )
+        made["reranked"] = evaluation.rerank(lists, reranker, top_k=top_k)
+        told["reranking"] = dataclasses.asdict(reranker.record)
+    return made, told
 
 
 @dataclass(frozen=True)
@@ -228,10 +261,10 @@ def _rank_others(
     return found
 
 
-def _fit_combination(
+def _rank_validation(
     context: Context, shop: Catalog, rankers: Mapping[str, Ranker], *, removed: bool
-) -> Combination:
-    """Choose weights on the last but one events of some users."""
+) -> tuple[Lists, NDArray[np.int32]]:
+    """Collect the lists to be combined of some users, and their last but one events."""
     settings = context.settings
     names = settings.evaluation.combine
     inputs, users = _combination_split(settings, shop)
@@ -242,11 +275,8 @@ def _fit_combination(
     wanted = {name: ranker for name, ranker in rankers.items() if name in names}
     split = Split("validation", inputs, users, removed)
     lists |= _rank_others(context, shop, wanted, split=split)
-    return evaluation.fit(
-        {name: lists[name] for name in names},
-        shop.histories.target(2)[users],
-        n_items=shop.n_items,
-    )
+    chosen = evaluation.Lists({name: lists[name] for name in names}, inputs)
+    return chosen, shop.histories.target(2)[users]
 
 
 def fit_baselines(context: Context, shop: Catalog) -> dict[str, Ranker]:
