@@ -19,6 +19,7 @@ VALUES = (
     "recommender.finetune.epochs=1",
     "translator.epochs=2",
     "sasrec.epochs=1",
+    "evaluation.compare_seen=true",
 )
 SHARED = ("prepare Demo", "embed Demo text")
 
@@ -39,10 +40,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def metrics_of(folder: Path) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = json.loads(
-        (folder / "evaluation" / "metrics.json").read_text()
-    )["rankings"]
+def metrics_of(folder: Path, *, part: str = "") -> dict[str, dict[str, float]]:
+    told = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    found: dict[str, dict[str, float]] = (told[part] if part else told)["rankings"]
     return found
 
 
@@ -57,10 +57,12 @@ def test_the_data_are_the_same_and_what_is_trained_is_not(finished: Path) -> Non
     assert (first / weights).read_bytes() != (second / weights).read_bytes()
 
 
-def test_means_and_deviations_are_those_of_the_runs(finished: Path) -> None:
+@pytest.mark.parametrize("part", ["", "seen_removed"])
+def test_means_and_deviations_are_those_of_the_runs(finished: Path, part: str) -> None:
     found = json.loads((finished / "seeds.json").read_text())
     assert found["seeds"] == [2025, 2026]
-    runs = [metrics_of(finished / "seeds" / seed) for seed in ("2025", "2026")]
+    found = found[part] if part else found
+    runs = [metrics_of(finished / "seeds" / seed, part=part) for seed in ("2025", "2026")]
     assert list(found["rankings"]) == list(runs[0])
     for name, values in found["rankings"].items():
         for metric, spread in values.items():
@@ -124,6 +126,7 @@ def test_the_command_prints_one_table(finished: Path) -> None:
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
     assert "mean and standard deviation of seeds 2025, 2026" in said
+    assert "seen items removed; mean and standard deviation of seeds 2025, 2026" in said
     found = json.loads((finished / "seeds.json").read_text())["rankings"]
     for name in ("text", "ease", "sasrec"):
         assert f"{found[name]['NDCG@10']['mean']:.4f}" in said

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec import artifacts, catalog, evaluation, pipeline, runtime
+from mql4grec.catalog import Catalog
 from mql4grec.config import Settings
 from mql4grec.evaluation import METRICS
 from mql4grec.report import read_rankings
 from mql4grec.runtime import Journal
+from mql4grec.stages.evaluation import SEEN
 
 RESULT = "seeds.json"
 
@@ -68,27 +70,44 @@ def summarise(runs: Sequence[Settings]) -> dict[str, Any]:
         "seeds", "n_users", "n_items", "rankings" (by name and metric the mean over seeds, and the
         standard deviation with n - 1), and as in `metrics.json`, with each user's share in a metric
         averaged over seeds, "intervals", "differences" and "significance": these know how users
-        differ; the standard deviation, how seeds do.
+        differ; the standard deviation, how seeds do. Of runs that compare them, the same figures
+        with seen items removed (or kept) in a part of their own, as in `metrics.json`.
     """
     first = runs[0]
     shop = catalog.load(first.folder / "catalog" / first.target.name, first.target.name)
-    told = artifacts.read_json(first.folder / "evaluation" / "metrics.json", made_by="run --seeds")
     targets = shop.histories.target(1)
+    found: dict[str, Any] = {
+        "seeds": [one.seed for one in runs],
+        "n_users": len(targets),
+        "n_items": shop.n_items,
+    }
+    told = artifacts.read_json(first.folder / "evaluation" / "metrics.json", made_by="run --seeds")
+    for part in ("", *SEEN.values()):
+        names = list((told.get(part, {}) if part else told).get("rankings", {}))
+        if names:
+            figures = _compare_rankings(runs, shop, names, part=part)
+            found |= {part: figures} if part else figures
+    return found
+
+
+def _compare_rankings(
+    runs: Sequence[Settings], shop: Catalog, names: Sequence[str], *, part: str
+) -> dict[str, Any]:
+    """Give the figures of some rankings over the runs; `part` is their folder."""
+    first = runs[0]
     gains: dict[str, NDArray[np.float64]] = {}  # (S, U, 5) each
-    for name in told["rankings"]:
+    for name in names:
         rankings = [
             read_rankings(
-                one.folder / "evaluation" / "rankings" / f"{name}.parquet",
+                one.folder / "evaluation" / "rankings" / part / f"{name}.parquet",
                 user_ids=shop.user_ids,
                 item_ids=shop.item_ids,
             )
             for one in runs
         ]
+        targets = shop.histories.target(1)
         gains[name] = np.stack([evaluation.gains(ranking, targets) for ranking in rankings])
     return {
-        "seeds": [one.seed for one in runs],
-        "n_users": len(targets),
-        "n_items": shop.n_items,
         "rankings": {name: _spread(values.mean(axis=1)) for name, values in gains.items()},
         **evaluation.compare(
             {name: values.mean(axis=0) for name, values in gains.items()},

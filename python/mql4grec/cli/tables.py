@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+SEEN_KEYS = ("seen_removed", "seen_kept")  # of the other way, in metrics.json and seeds.json
 
 
 def print_collisions(settings: Settings) -> None:
@@ -143,9 +144,9 @@ def print_results(settings: Settings) -> None:
     found = artifacts.read_json(path, made_by="evaluate")
     title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
     _print_rankings(found, title=title)
-    for key in ("seen_removed", "seen_kept"):
+    for key in SEEN_KEYS:
         if key in found:
-            _print_rankings(found[key], title=f"{title}, {key.replace('_', ' items ')}")
+            _print_rankings(found[key], title=_seen_title(title, key))
     print(f"metrics: {path}")
     page = settings.folder / "report" / "index.html"
     if page.exists():
@@ -170,8 +171,6 @@ def _print_rankings(found: Mapping[str, Any], *, title: str) -> None:
 
 def print_seeds(settings: Settings) -> None:
     """Print means and standard deviations over the seeds of a run."""
-    from rich.table import Table
-
     from mql4grec import artifacts, seeds
     from mql4grec.runtime import is_main_process
 
@@ -181,7 +180,18 @@ def print_seeds(settings: Settings) -> None:
     found = artifacts.read_json(path, made_by="run --seeds")
     title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
     numbers = ", ".join(map(str, found["seeds"]))
-    table = Table("ranking", title=f"{title}; mean and standard deviation of seeds {numbers}")
+    _print_spreads(found, title=title, seeds=numbers)
+    for key in SEEN_KEYS:
+        if key in found:
+            _print_spreads(found[key], title=_seen_title(title, key), seeds=numbers)
+    print(f"seeds:   {path}")
+
+
+def _print_spreads(found: Mapping[str, Any], *, title: str, seeds: str) -> None:
+    """Print means and deviations, and how rankings that are no baselines differ from the best."""
+    from rich.table import Table
+
+    table = Table("ranking", title=f"{title}; mean and standard deviation of seeds {seeds}")
     for name in METRICS:
         table.add_column(name, justify="right")
     for ranking, values in found["rankings"].items():
@@ -189,7 +199,11 @@ def print_seeds(settings: Settings) -> None:
         table.add_row(ranking, *cells)
     console().print(table)
     _print_significance(found["significance"])
-    print(f"seeds:   {path}")
+
+
+def _seen_title(title: str, key: str) -> str:
+    """Name a table of the other way to treat seen items."""
+    return f"{title}, {key.replace('_', ' items ')}"
 
 
 def _print_significance(found: Mapping[str, Any]) -> None:
