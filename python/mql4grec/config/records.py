@@ -269,8 +269,8 @@ class TrainingSettings(Record):
     patience: Positive = 10  # epochs without a better one
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
     teacher_share: Fraction = 0.0
-    """Of a decoder-only model's targets, those that EASE^R draws: items that it would recommend
-    there, fitted on other users' training events. For shops of `evaluation.ease_max_items`."""
+    """Of a decoder-only model's answers, what EASE^R has: items that it would recommend there,
+    fitted on other users' training events. For shops of `evaluation.ease_max_items`."""
     loss_over: Literal["vocabulary", "level"] = "vocabulary"
     """Among which tokens a target token has its probability: all; or, as with
     `decoding.normalise: level`, the codes of its level."""
