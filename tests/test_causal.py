@@ -349,6 +349,20 @@ def test_training_learns_and_its_folder_opens_again(tmp_path: Path) -> None:
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == model.config.vocab_size
 
 
+def test_shops_are_trained_on_together(tmp_path: Path) -> None:
+    """After a prefix that two shops have, the codes of both can follow."""
+    one, other = shop(n_users=60), tiny.corpus(tiny.random_histories(60, N_ITEMS, seed=1), seed=1)
+    joined = language.join([one, other])
+    for modality in MODALITIES:
+        for level, branches in enumerate(language.list_branches(joined, modality)):
+            items = np.flatnonzero(one.present[modality])
+            alone = language.list_branches(one, modality)[level].after(items)
+            assert (branches.after(items) | ~alone).all()
+    train(tmp_path, corpora=[one, other], stage="pretrain", epochs=4)
+    losses = [epoch["valid_loss"] for epoch in history(tmp_path)["epochs"]]
+    assert min(losses) < losses[0]
+
+
 GOLDEN = [1.02, 0.9849, 0.9876, 0.9704, 0.9688, 0.968]
 
 
