@@ -34,6 +34,7 @@ from mql4grec.recommender.packing import pack
 from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import Journal, Runtime
 
+UNSETTLED = 16  # steps between two looks at the loss, the clock and what to save
 MAX_GRAD_NORM = 1.0  # the default of the Trainer that the authors use
 
 
@@ -85,6 +86,11 @@ class Loop:
         return torch.bfloat16 if self.runtime.precision == "bf16" else torch.float32
 
     @property
+    def n_unsettled(self) -> int:
+        """Optimizer steps that a device may be behind; a CPU is not, and its steps can be long."""
+        return 1 if self.model.device.type == "cpu" else UNSETTLED
+
+    @property
     def n_steps(self) -> int:
         """Optimizer steps of one epoch; the last one may have fewer samples."""
         return -(-self.n_samples // self.settings.batch_size)
@@ -111,13 +117,11 @@ class Loop:
         )
 
 
-def take_step(
-    loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int, seconds: float
-) -> tuple[float, bool]:
-    """Do one optimizer step.
+def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int) -> Tensor:
+    """Do one optimizer step; nothing in it waits for the device.
 
     Returns:
-        The loss summed over the target tokens of all processes, and whether time is up.
+        This process's part of the loss, summed over target tokens, float64 on the device.
     """
     n_tokens = int(epoch.target_lengths[rows].sum())
     micro_batches = loop.cut(epoch, rows)
@@ -129,6 +133,24 @@ def take_step(
     for group in loop.optimizer.param_groups:
         group["lr"] = learning_rate(number, loop)
     loop.optimizer.step()
+    return summed.double()
+
+
+def settle(loop: Loop, summed: Tensor, *, number: int, seconds: float) -> tuple[float, bool]:
+    """Wait for the steps so far.
+
+    Args:
+        loop: The training.
+        summed: Their losses, of this process.
+        number: Of the last of them.
+        seconds: Of training so far.
+
+    Returns:
+        The loss of all processes, and whether time is up.
+
+    Raises:
+        ConfigError: If the loss is no number.
+    """
     limit = loop.settings.max_minutes
     expired = limit is not None and seconds >= 60 * limit
     total, n_expired = _sum_over_processes(loop, summed.item(), float(expired))

@@ -30,6 +30,7 @@ from mql4grec.recommender.steps import (
     Loop,
     learning_rate,
     make_optimizer,
+    settle,
     take_step,
     validation_loss,
 )
@@ -219,22 +220,30 @@ def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None])
     size = loop.settings.batch_size
     started, seconds_before = time.monotonic(), position.seconds
     saved = started
-    while position.step < loop.n_steps and not position.out_of_time:
-        rows = epoch.order[position.step * size : (position.step + 1) * size]
-        number = position.epoch * loop.n_steps + position.step
-        loss, out_of_time = take_step(loop, epoch, rows, number=number, seconds=position.seconds)
-        now = time.monotonic()
-        position = replace(
-            position,
-            step=position.step + 1,
-            loss=position.loss + loss,
-            n_tokens=position.n_tokens + int(epoch.target_lengths[rows].sum()),
-            seconds=seconds_before + now - started,
-            out_of_time=out_of_time,
-        )
-        if now - saved >= loop.runtime.checkpoint_seconds:
-            saved = now
-            _save_checkpoint(loop, position)
+    step = position.step
+    losses = torch.zeros((), dtype=torch.float64, device=loop.model.device)
+    while step < loop.n_steps and not position.out_of_time:
+        rows = epoch.order[step * size : (step + 1) * size]
+        number = position.epoch * loop.n_steps + step
+        losses += take_step(loop, epoch, rows, number=number)
+        step += 1
+        if step % loop.n_unsettled == 0 or step == loop.n_steps:
+            now = time.monotonic()
+            seconds = seconds_before + now - started
+            loss, out_of_time = settle(loop, losses, number=number, seconds=seconds)
+            losses.zero_()
+            done = epoch.order[position.step * size : step * size]
+            position = replace(
+                position,
+                step=step,
+                loss=position.loss + loss,
+                n_tokens=position.n_tokens + int(epoch.target_lengths[done].sum()),
+                seconds=seconds,
+                out_of_time=out_of_time,
+            )
+            if now - saved >= loop.runtime.checkpoint_seconds:
+                saved = now
+                _save_checkpoint(loop, position)
         advance(len(rows))
     return position
 
