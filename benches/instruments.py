@@ -11,7 +11,7 @@ Real histories and the published codes of texts (those that items share repaired
     decoder_only  the model and the training of `configs/instruments.yaml`, EASE^R's lists included
 
 Each trains for `--minutes`, validation included: a short training measures the speed, so that as
-many epochs are planned as have room (200 and 15 at most), and the cosine ends with the time. The
+many epochs are planned as have room (200 and 12 at most), and the cosine ends with the time. The
 best epoch is the one of the highest NDCG@10 of 2,000 validation users by beam search (20 beams).
 Then all test users are decoded (50 beams). Figures of each model:
 

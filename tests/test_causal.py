@@ -454,6 +454,7 @@ def test_a_teacher_alone_tells_what_follows_a_whole_history(tmp_path: Path) -> N
     by_chance = [found.items[:, :2] == item for item in range(N_ITEMS)]
     shares = [seen.any(axis=1).mean() for seen in by_chance]
     assert set(np.argsort(shares)[-2:]) == {8, 9}
+    assert shares[9] > 0.5
 
 
 def test_places_beyond_the_end_of_a_window() -> None:

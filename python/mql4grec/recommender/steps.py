@@ -59,7 +59,7 @@ class Loop:
         rivals: Among which tokens a target token has its probability, as in `summed_loss`.
         words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
         branches: What can follow each prefix, by modality and level, for a decoder-only model.
-        teacher: Draws some of a decoder-only model's targets.
+        teacher: Has a share in a decoder-only model's answers.
     """
 
     model: Model

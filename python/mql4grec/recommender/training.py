@@ -71,7 +71,7 @@ def train(
         journal: Told of every epoch.
         ndcg: Gives NDCG@10 of validation users, for `settings.select_by: ndcg`; called after each
             epoch, by the main process only.
-        teacher: Draws some targets of a decoder-only model, one list for each event of `corpora`
+        teacher: Has a share in a decoder-only model's answers, one list for each event of `corpora`
             but the last two of a user; for `settings.teacher_share`.
 
     Returns:
