@@ -20,6 +20,7 @@ from mql4grec.errors import DataError
 from mql4grec.language import Corpus
 from mql4grec.recommender import causal, choices, epochs
 from mql4grec.recommender.causal import CausalModel
+from mql4grec.recommender.steps import Loop
 
 N_ITEMS = 12
 
@@ -478,6 +479,28 @@ def test_a_taught_training_that_is_interrupted_ends_with_the_same_weights(tmp_pa
     resumed = train(tmp_path / "killed", **values)
     for name, tensor in training.weights(undisturbed).items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_padding_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "without", dropout=0.0, epochs=2)
+    monkeypatch.setattr(Loop, "keeps_padding", True)
+    train(tmp_path / "with", dropout=0.0, epochs=2)
+    assert trace(tmp_path / "with") == pytest.approx(trace(tmp_path / "without"), abs=1e-5)
+
+
+def test_with_a_teacher_alone_padding_changes_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is sure of one item, so that drawing it comes to the same."""
+    n_events = len(shop(n_users=90).histories.held_out(2).items)
+    sure = recommender.Teacher(
+        np.full((n_events, 1), 9, np.int32), np.ones((n_events, 1), np.float32), share=1.0
+    )
+    given = {"teacher": sure, "teacher_share": 1.0, "dropout": 0.0, "epochs": 2}
+    train(tmp_path / "without", **given)
+    monkeypatch.setattr(Loop, "keeps_padding", True)
+    train(tmp_path / "with", **given)
+    assert trace(tmp_path / "with") == pytest.approx(trace(tmp_path / "without"), abs=1e-5)
 
 
 def test_the_micro_batch_size_changes_no_result(tmp_path: Path) -> None:

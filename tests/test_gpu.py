@@ -16,6 +16,7 @@ from mql4grec import decoding, language, quality, recommender, rqvae, translator
 from mql4grec.catalog import Histories
 from mql4grec.config import QualitySettings
 from mql4grec.embeddings import Embeddings
+from mql4grec.recommender.compiled import CompiledPasses
 from mql4grec.runtime import Runtime
 
 pytestmark = [
@@ -72,23 +73,52 @@ def test_codes_are_found_as_good() -> None:
     assert gpu.reconstruction.before == pytest.approx(cpu.reconstruction.before, rel=0.01)
 
 
-def test_training_follows_the_same_losses(tmp_path: Path) -> None:
-    losses = []
-    for name, runtime in (("cpu", replace(GPU, device="cpu")), ("gpu", GPU)):
-        shop, journal = tiny_training.shop(), tiny_training.Recorder()
-        recommender.train(
-            tiny_training.network(shop, dropout=0.0),
-            [shop],
-            tiny_training.settings(),
-            stage="finetune",
-            folder=tmp_path / name,
-            runtime=runtime,
-            journal=journal,
-        )
-        losses.append(
-            [values["valid_loss"] for event, values in journal.events if "epoch" in event]
-        )
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+def losses_of(folder: Path, runtime: Runtime, backbone: str, **values: Any) -> list[float]:
+    """Train on a tiny shop without dropout; gives the losses of its epochs."""
+    shop = tiny_training.shop()
+    recommender.train(
+        tiny_training.network(shop, dropout=0.0, backbone=backbone),
+        [shop],
+        tiny_training.settings(**values),
+        stage="finetune",
+        folder=folder,
+        runtime=runtime,
+    )
+    epochs = json.loads((folder / "history.json").read_text())["epochs"]
+    return [epoch[name] for epoch in epochs for name in ("train_loss", "valid_loss")]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "values"),
+    [
+        ("t5", {}),
+        ("t5", {"graphs": True}),
+        ("t5", {"graphs": True, "loss_over": "level"}),
+        ("causal", {}),
+    ],
+)
+def test_training_follows_the_same_losses(
+    tmp_path: Path, backbone: str, values: dict[str, Any]
+) -> None:
+    expected, found = (
+        losses_of(tmp_path / runtime.device, runtime, backbone, **values)
+        for runtime in (replace(GPU, device="cpu"), GPU)
+    )
+    np.testing.assert_allclose(expected, found, rtol=1e-3)
+
+
+def test_compiled_passes_draw_dropout_anew_and_by_the_seed() -> None:
+    shop = tiny_training.shop()
+    model = tiny_training.network(shop, dropout=0.5).to("cuda")
+    found = CompiledPasses(model, dtype=torch.bfloat16, n_read=40)
+    samples = language.training_samples(shop, "seqrec", generator=np.random.default_rng(0))
+    batch, losses = language.encode(shop, samples, np.arange(24)), []
+    for seed in (1, 2, 1):
+        found.clear()
+        found.add(batch, seed=seed)
+        losses.append(found.loss.item())
+    assert losses[0] == losses[2] != losses[1]
+    assert all(gradient.isfinite().all() for gradient in found.gradients)
 
 
 def rank(runtime: Runtime, **arguments: Any) -> decoding.Rankings:

@@ -27,12 +27,15 @@ class Windows:
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
-    def events(self, which: NDArray[np.int64], *, n_beyond: int = 0) -> NDArray[np.int64]:
+    def events(
+        self, which: NDArray[np.int64], *, n_beyond: int | NDArray[np.int64] = 0
+    ) -> NDArray[np.int64]:
         """Give the places of the windows' events, window after window, int64 (R,).
 
         Args:
             which: int64 (B,), the windows.
-            n_beyond: Places after the last event of each that are given as well.
+            n_beyond: Places after the last event of each that are given as well; int64 (B,) if not
+                as many for all.
         """
         lengths = self.lengths[which] + n_beyond
         before = np.cumsum(lengths) - lengths

@@ -69,6 +69,8 @@ def list_choices(
         By modality a choice for each level.
     """
     found: dict[Modality, list[Choice]] = {}
+    asked = np.flatnonzero(shares.any(axis=1))
+    targets, answers, shares = targets[asked], answers[asked], shares[asked]
     for modality, token, _ in config.words():
         own, others = words[targets, token], words[answers, token]  # (R, L), (R, C, L)
         weights = shares * (others[:, :, 0] != config.pad)
@@ -79,7 +81,7 @@ def list_choices(
             total = weights.sum(axis=1, keepdims=True)
             rows = np.flatnonzero((total[:, 0] > 0) & (is_open.sum(axis=1) > 1))
             codes = np.maximum(others[rows, :, level] - first, 0)
-            choice = Choice(rows, is_open[rows], codes, weights[rows] / total[rows])
+            choice = Choice(asked[rows], is_open[rows], codes, weights[rows] / total[rows])
             found[modality].append(choice)
             weights = weights * (others[:, :, level] == own[:, level, None])
     return found

@@ -9,6 +9,7 @@ needs a micro-batch in each of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from mql4grec.language import Branches, Corpus, Samples, Windows
 from mql4grec.recommender import causal
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.choices import list_choices
+from mql4grec.recommender.compiled import WIDTHS, CompiledPasses
 from mql4grec.recommender.dropout import Dropout, make_dropout
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch, dropout_seed
 from mql4grec.recommender.model import Model
@@ -60,6 +62,7 @@ class Loop:
         words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
         branches: What can follow each prefix, by modality and level, for a decoder-only model.
         teacher: Has a share in a decoder-only model's answers.
+        compiled: A T5's passes on a GPU; None: they are launched one by one.
     """
 
     model: Model
@@ -79,11 +82,17 @@ class Loop:
     words: NDArray[np.int64]
     branches: dict[Modality, list[Branches]]
     teacher: Teacher | None
+    compiled: CompiledPasses | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the matrix products."""
         return torch.bfloat16 if self.runtime.precision == "bf16" else torch.float32
+
+    @property
+    def keeps_padding(self) -> bool:
+        """On a GPU a little padding takes less time than attention's kernels for every length."""
+        return self.model.device.type != "cpu"
 
     @property
     def n_unsettled(self) -> int:
@@ -114,6 +123,7 @@ class Loop:
             rows,
             micro_batch_size=self.settings.micro_batch_size,
             n_processes=self.processes.num_processes,
+            widths=WIDTHS if self.compiled else (),
         )
 
 
@@ -126,7 +136,8 @@ def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int)
     n_tokens = int(epoch.target_lengths[rows].sum())
     micro_batches = loop.cut(epoch, rows)
     loop.optimizer.zero_grad(set_to_none=True)
-    summed = _add_gradients(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)
+    add = _add_gradients if loop.compiled is None else _add_by_graphs
+    summed = add(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)
     parameters = list(loop.model.parameters())
     _sum_gradients(parameters, n_processes=loop.processes.num_processes)
     torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
@@ -182,12 +193,8 @@ def _add_gradients(
     sums = [torch.zeros_like(tensor) for tensor in laid_out.tensors()] if laid_out else []
     network = laid_out and laid_out.cast(loop.dtype)
     summed = torch.zeros((), device=loop.model.device)
-    rank, n_processes = loop.processes.process_index, loop.processes.num_processes
-    for index in range(rank, len(micro_batches), n_processes):
-        seed = dropout_seed(
-            seed=loop.runtime.seed, stage=loop.stage, step=number, micro_batch=index
-        )
-        loss = _loss(loop, network, epoch, micro_batches[index], seed=seed)
+    for rows, seed in _own(loop, micro_batches, number=number):
+        loss = _loss(loop, network, epoch, rows, seed=seed)
         if network is None:
             (loss / n_tokens).backward()
         else:
@@ -198,6 +205,39 @@ def _add_gradients(
     if laid_out is not None:
         torch.autograd.backward(laid_out.tensors(), sums)
     return summed
+
+
+def _add_by_graphs(
+    loop: Loop,
+    epoch: Epoch,
+    micro_batches: list[NDArray[np.int64]],
+    *,
+    number: int,
+    n_tokens: int,
+) -> Tensor:
+    """Do what `_add_gradients` does by compiled passes; nothing in it waits for the device."""
+    passes = loop.compiled
+    assert passes is not None
+    assert isinstance(epoch.samples, Samples)
+    passes.clear()
+    for rows, seed in _own(loop, micro_batches, number=number):
+        passes.add(language.encode(loop.corpus, epoch.samples, rows), seed=seed)
+    torch._foreach_div_(passes.gradients, n_tokens)
+    for parameter, gradient in zip(loop.model.parameters(), passes.gradients, strict=True):
+        parameter.grad = gradient
+    return passes.loss
+
+
+def _own(
+    loop: Loop, micro_batches: list[NDArray[np.int64]], *, number: int
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Give the micro-batches of this process, each with its seed of dropout."""
+    rank, n_processes = loop.processes.process_index, loop.processes.num_processes
+    for index in range(rank, len(micro_batches), n_processes):
+        yield (
+            micro_batches[index],
+            dropout_seed(seed=loop.runtime.seed, stage=loop.stage, step=number, micro_batch=index),
+        )
 
 
 def _lay_out(loop: Loop, epoch: Epoch) -> Network | None:
@@ -239,7 +279,7 @@ def _loss(
             language.encode(loop.corpus, epoch.samples, rows),
             start=loop.model.config.decoder_start_token_id,
             device=device,
-            keep_padding=device.type != "cpu",
+            keep_padding=loop.keeps_padding,
         ),
         dropout=dropout,
         rivals=loop.rivals,
@@ -264,19 +304,22 @@ def _causal_loss(
     assert epoch.n_answered is not None
     windows, teacher = epoch.samples, None if seed is None else loop.teacher
     n_open = 0 if teacher is None else 1
-    events, lengths = windows.events(rows, n_beyond=n_open), windows.lengths[rows] + n_open
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(events))  # 1 of the last place
+    lengths = windows.lengths[rows] + n_open
+    read = np.full_like(lengths, lengths.max()) if loop.keeps_padding else lengths
+    events = windows.events(rows, n_beyond=read - windows.lengths[rows])
+    ends = np.cumsum(read) - read + lengths
+    left = np.repeat(ends, read) - np.arange(len(events))  # 1 of the last place, less of padding
     items = windows.items[np.minimum(events, len(windows.items) - 1)]
     items = targets = np.where(left > n_open, items, -1)  # an open place has padding
-    asked = left <= np.repeat(epoch.n_answered[rows] + n_open, lengths)
+    asked = (left > 0) & (left <= np.repeat(epoch.n_answered[rows] + n_open, read))
     answers, shares = items[:, None], asked[:, None].astype(np.float32)
     if teacher is not None:
         assert seed is not None
-        before = np.maximum(events - 1, 0)
+        before = np.clip(events - 1, 0, len(teacher.items) - 1)
         generator = np.random.default_rng(seed)
         drawn = teacher.draw(before, generator)
         taught = np.where(left == 1, 1.0, teacher.share)
-        taught *= (drawn >= 0) & (left < np.repeat(lengths, lengths))  # a first item follows none
+        taught *= (drawn >= 0) & (left < np.repeat(lengths, read))  # a first item follows none
         targets = np.where(generator.random(len(drawn)) < taught, drawn, items)
         answers = np.hstack([answers, teacher.items[before]])
         taught = taught[:, None].astype(np.float32)
@@ -290,7 +333,7 @@ def _causal_loss(
         return causal.summed_loss(
             model,
             torch.from_numpy(loop.words[items]).to(model.device),
-            lengths.tolist(),
+            read.tolist(),
             torch.from_numpy(loop.words[targets]).to(model.device),
             choices,
             dropout=dropout,

@@ -24,7 +24,8 @@ from mql4grec.recommender import checkpoint
 from mql4grec.recommender import model as models
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.checkpoint import Position
-from mql4grec.recommender.epochs import Stage, draw_epoch, usable_tasks, validation_epoch
+from mql4grec.recommender.compiled import CompiledPasses
+from mql4grec.recommender.epochs import Epoch, Stage, draw_epoch, usable_tasks, validation_epoch
 from mql4grec.recommender.model import Model
 from mql4grec.recommender.steps import (
     Loop,
@@ -38,7 +39,7 @@ from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import SILENT, Journal, Runtime
 
 # These change how a result is computed or when it is good enough, not what is computed.
-FREE_SETTINGS = {"micro_batch_size", "max_minutes"}
+FREE_SETTINGS = {"micro_batch_size", "max_minutes", "graphs"}
 
 
 def train(
@@ -182,6 +183,26 @@ def _prepare(
         words=language.spell_items(corpus),
         branches={m: language.list_branches(corpus, m) for m in MODALITIES} if whole else {},
         teacher=teacher,
+        compiled=_compiled(model, settings, runtime, first, rivals=rivals),
+    )
+
+
+def _compiled(
+    model: Model,
+    settings: TrainingSettings,
+    runtime: Runtime,
+    first: Epoch,
+    *,
+    rivals: Tensor | None,
+) -> CompiledPasses | None:
+    """Prepare to compile a T5's passes, where that is asked for and can be done."""
+    if not settings.graphs or isinstance(model, CausalModel) or model.device.type != "cuda":
+        return None
+    return CompiledPasses(
+        model,
+        dtype=torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
+        n_read=int(first.input_lengths.max()),
+        rivals=rivals,
     )
 
 
