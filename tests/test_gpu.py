@@ -16,12 +16,18 @@ from mql4grec import decoding, language, quality, recommender, rqvae, translator
 from mql4grec.catalog import Histories
 from mql4grec.config import QualitySettings
 from mql4grec.embeddings import Embeddings
-from mql4grec.recommender.compiled import CompiledPasses
+from mql4grec.recommender.compiled import GraphSteps, put_samples
+from mql4grec.recommender.epochs import draw_epoch
+from mql4grec.recommender.padded import compile_pieces
 from mql4grec.runtime import Runtime
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # Of torch's own code, when it compiles.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:\nOnline softmax:UserWarning"),
 ]
 GPU = Runtime(device="cuda", seed=3)
 
@@ -107,18 +113,24 @@ def test_training_follows_the_same_losses(
     np.testing.assert_allclose(expected, found, rtol=1e-3)
 
 
-def test_compiled_passes_draw_dropout_anew_and_by_the_seed() -> None:
+def test_recorded_steps_draw_dropout_by_their_seed() -> None:
     shop = tiny_training.shop()
     model = tiny_training.network(shop, dropout=0.5).to("cuda")
-    found = CompiledPasses(model, dtype=torch.bfloat16, n_read=40)
-    samples = language.training_samples(shop, "seqrec", generator=np.random.default_rng(0))
-    batch, losses = language.encode(shop, samples, np.arange(24)), []
+    epoch = draw_epoch(shop, ("seqrec",), seed=0, stage="finetune", number=0)
+    steps = GraphSteps(
+        model,
+        put_samples(shop, epoch.samples, ("seqrec",), device=model.device),
+        n_read=16,
+        dtype=torch.bfloat16,
+        pieces=compile_pieces(),
+    )
+    losses = []
     for seed in (1, 2, 1):
-        found.clear()
-        found.add(batch, seed=seed)
-        losses.append(found.loss.item())
+        steps.begin()
+        steps.add(np.arange(24), longest=16, seed=seed)
+        losses.append(steps.finish(n_tokens=1).item())
     assert losses[0] == losses[2] != losses[1]
-    assert all(gradient.isfinite().all() for gradient in found.gradients)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def rank(runtime: Runtime, **arguments: Any) -> decoding.Rankings:

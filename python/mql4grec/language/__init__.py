@@ -21,6 +21,7 @@ from mql4grec.language.samples import (
     training_samples,
     validation_samples,
 )
+from mql4grec.language.spans import Stream, find_spans, lay_side_by_side
 from mql4grec.language.vocabulary import Vocabulary, build_vocabulary, save_tokenizer
 from mql4grec.language.windows import Windows, last_windows, training_windows
 from mql4grec.language.words import count_codes, encode_items, spell_items
@@ -31,6 +32,7 @@ __all__ = [
     "Branches",
     "Corpus",
     "Samples",
+    "Stream",
     "Vocabulary",
     "Windows",
     "build_corpus",
@@ -39,9 +41,11 @@ __all__ = [
     "encode",
     "encode_histories",
     "encode_items",
+    "find_spans",
     "input_lengths",
     "join",
     "last_windows",
+    "lay_side_by_side",
     "list_branches",
     "save_tokenizer",
     "spell_items",

@@ -1,243 +1,242 @@
-"""A T5's forward and backward pass on a GPU, compiled, and launched together as a CUDA graph.
+"""Optimizer steps of a T5 on a GPU: passes that are compiled, and launched together as CUDA graphs.
 
 Short sequences are many small kernels that mostly move memory: launched one by one they take longer
 than they run, and each reads what the one before has written. `torch.compile` makes few of them, a
 graph launches all of a micro-batch at once. A graph has fixed shapes and addresses, so that
-micro-batches are filled up to a few widths and to a multiple of rows.
+micro-batches are filled up to a few widths and to a multiple of rows. Batches are made on the
+device as well: the host only says which samples they have.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
-from mql4grec.language import IGNORED, Batch
-from mql4grec.recommender.network import Network, lay_out, summed_loss
-from mql4grec.recommender.packing import Group, Packed
+from mql4grec import language
+from mql4grec.config import Task
+from mql4grec.language import IGNORED, Corpus, Stream
+from mql4grec.recommender.network import Network, lay_out
+from mql4grec.recommender.padded import Pieces, RandomDropout, summed_loss
 
 # Tokens of an input. Fewer widths would be more padding, more of them more launches. Of the samples
 # of Instruments 63 % have 16 tokens at most, 12 % more than 40, and the longest 85.
 WIDTHS = (16, 40, 100, 250, 625, 1562, 3906)
 WIDTH_STEP, ROW_STEP = 8, 64  # what a micro-batch is filled up to
 
-Pass = Callable[[Tensor, Tensor], None]
+Work = Callable[[], None]
+Record = Callable[[Work], Work]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A forward and a backward pass of one shape.
-
-    Attributes:
-        input_ids: Where it reads, int64 (B, T).
-        labels: Likewise, int64 (B, S).
-        replay: Do both again, with what stands there.
-    """
-
-    input_ids: Tensor
-    labels: Tensor
-    replay: Callable[[], None]
-
-
-Record = Callable[[Pass, Tensor, Tensor], Recording]
-
-
-@dataclass(frozen=True)
-class RandomDropout:
-    """Masks from the device's own generator, which a compiler writes into the kernels around them.
-
-    Attributes:
-        rate: Of what is dropped, below 1.
-    """
-
-    rate: float
-
-    @property
-    def scale(self) -> float:
-        """What the kept are multiplied by, so that the mean stays."""
-        return 1 / (1 - self.rate)
-
-    def mask(self, like: Tensor) -> Tensor:
-        """Draw ones and zeros of a tensor's shape and type."""
-        return (torch.rand_like(like, dtype=torch.float32) >= self.rate).to(like.dtype)
-
-
-def record_graph(run: Pass, input_ids: Tensor, labels: Tensor) -> Recording:
-    """Record a pass on the current CUDA device.
+def record_graph(work: Work) -> Work:
+    """Record work on the current CUDA device, done twice before; gives what does it again.
 
     Args:
-        run: Waits for the host nowhere.
-        input_ids: int64 (B, T), written over later.
-        labels: int64 (B, S), the same.
+        work: Waits for the host nowhere; reads and writes the same tensors each time.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        run(input_ids, labels)  # compiles, and libraries take their memory
+        work()  # compiles, and libraries take their memory
+        work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        run(input_ids, labels)
-    return Recording(input_ids, labels, graph.replay)
+        work()
+    return graph.replay
 
 
-class CompiledPasses:
-    """Adds up the loss of micro-batches, and its gradients.
+@dataclass(frozen=True)
+class Samples:
+    """Samples on a device.
 
     Attributes:
-        loss: Summed over target tokens since `clear`, float32 on the device.
-        gradients: Of it, float32, by parameter.
+        stream: What they are parts of.
+        tokens: Its tokens, int32 (N,).
+        spans: int64 (S + 1, 6), as `language.find_spans` gives them; the last is of no sample.
+        n_written: Tokens of the longest target.
+        pad: Token id of padding, which every target starts from.
+        eos: Token id of the end.
+    """
+
+    stream: Stream
+    tokens: Tensor
+    spans: Tensor
+    n_written: int
+    pad: int
+    eos: int
+
+    def batch(self, rows: Tensor, *, n_read: int) -> tuple[Tensor, Tensor]:
+        """Make a batch: `input_ids` and `labels`, int64 (B, n_read) and (B, n_written)."""
+        prompt, n_prompt, read, n, target, n_codes = self.spans[rows].T[:, :, None]
+        place = torch.arange(n_read, device=rows.device) - n_prompt
+        where = torch.where(place < 0, prompt + n_prompt + place, read + place)
+        inputs = self._until(n, place, where, rest=self.pad)
+        place = torch.arange(self.n_written, device=rows.device)[None]
+        return inputs, self._until(n_codes, place, target + place, rest=IGNORED)
+
+    def _until(self, n: Tensor, place: Tensor, where: Tensor, *, rest: int) -> Tensor:
+        found = self.tokens[where.clamp(0, len(self.tokens) - 1)].long()
+        end = torch.where(place == n, self.eos, rest)
+        return torch.where(place < n, found, end)
+
+
+class GraphSteps:
+    """The losses and gradients of optimizer steps.
+
+    Attributes:
         seconds: That compiling and recording took so far.
     """
 
     def __init__(
         self,
         model: T5ForConditionalGeneration,
+        samples: Samples,
         *,
-        dtype: torch.dtype,
         n_read: int,
+        dtype: torch.dtype,
+        pieces: Pieces,
         rivals: Tensor | None = None,
         record: Record = record_graph,
-        backend: str = "inductor",
-        dynamic_width: bool = True,
     ) -> None:
-        """Compile nothing yet.
+        """Record nothing yet.
 
         Args:
             model: On its device, with the dropout of its config.
-            dtype: Of the matrix products.
+            samples: On the same.
             n_read: Tokens of the longest input.
+            dtype: Of the matrix products.
+            pieces: Of the pass, compiled or not.
             rivals: As in `network.summed_loss`.
-            record: How a pass is recorded.
-            backend: Of `torch.compile`.
-            dynamic_width: Compile once for all widths.
+            record: How work is recorded.
         """
-        self._dynamic_width = dynamic_width
-        self._model, self._dtype, self._rivals = model, dtype, rivals
+        self._model, self._samples, self._pieces, self._rivals = model, samples, pieces, rivals
         rate = model.config.dropout_rate
         self._dropout = RandomDropout(rate) if rate else None
-        self._longest = _up(n_read, WIDTH_STEP)
+        self._n_read = -(-n_read // WIDTH_STEP) * WIDTH_STEP
         self._record = record
         self._parameters = list(model.parameters())
-        self._compiled = torch.compile(self._forward, backend=backend)
-        self._recordings: dict[tuple[int, ...], Recording] = {}
-        self.gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self.loss = torch.zeros((), device=model.device)
+        self._network = self._lay_out().cast(dtype)
+        self._sums = [
+            torch.zeros_like(tensor, dtype=torch.float32) for tensor in self._network.tensors()
+        ]
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._loss = torch.zeros((), device=model.device)
+        self._rows: dict[tuple[int, int], Tensor] = {}
+        self._recorded: dict[Any, Work] = {}
         self.seconds = 0.0
 
-    def clear(self) -> None:
-        """Begin an optimizer step."""
-        torch._foreach_zero_(self.gradients)
-        self.loss.zero_()
+    def draw(self, corpus: Corpus, samples: language.Samples) -> None:
+        """Go on with the samples of another epoch, as many as before."""
+        spans = language.find_spans(corpus, samples, self._samples.stream)
+        self._samples.spans[:-1].copy_(torch.from_numpy(spans))
 
-    def add(self, batch: Batch, *, seed: int) -> None:
-        """Add the loss of a micro-batch and its gradients; waits for the host nowhere.
+    def begin(self) -> None:
+        """Begin an optimizer step."""
+        self._do("begin", self._begin)
+
+    def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
+        """Add a micro-batch; waits for the host nowhere.
 
         Args:
-            batch: Of samples.
+            rows: int64 (B,), of the samples.
+            longest: Tokens of the longest input among them.
             seed: Of dropout.
         """
-        input_ids, labels = self._fill(batch)
-        shape = (*input_ids.shape, labels.shape[1])
-        if shape not in self._recordings:
-            began = time.monotonic()
-            self._recordings[shape] = self._record(self._run, *self._blank(*shape))
-            self.seconds += time.monotonic() - began
-        recording = self._recordings[shape]
-        recording.input_ids.copy_(input_ids, non_blocking=True)
-        recording.labels.copy_(labels, non_blocking=True)
+        none = len(self._samples.spans) - 1
+        filled = np.full(-(-len(rows) // ROW_STEP) * ROW_STEP, none)
+        filled[: len(rows)] = rows
+        shape = (len(filled), self._width(longest))
+        if shape not in self._rows:
+            self._rows[shape] = torch.full(shape[:1], none, device=self._loss.device)
+            self._recorded[shape] = self._made(partial(self._pass, *shape))
+        self._rows[shape].copy_(self._put(filled), non_blocking=True)
         torch.manual_seed(seed)
-        recording.replay()
+        self._recorded[shape]()
 
-    def _fill(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Fill a batch up, in memory that a GPU reads without waiting."""
-        n, length = batch.input_ids.shape
-        rows = _up(n, ROW_STEP) - n
-        columns = self._width(length) - length
-        pad = self._model.config.decoder_start_token_id
-        on_gpu = self.loss.device.type == "cuda"
+    def finish(self, *, n_tokens: int) -> Tensor:
+        """Give every parameter its gradient, and the loss summed over target tokens.
 
-        def put(ids: NDArray[np.int64], columns: int, value: int) -> Tensor:
-            filled = functional.pad(torch.from_numpy(ids), (0, columns, 0, rows), value=value)
-            return filled.pin_memory() if on_gpu else filled
+        Args:
+            n_tokens: By which gradients are divided.
+        """
+        self._do("finish", self._finish)
+        torch._foreach_div_(self._gradients, n_tokens)
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+        return self._loss.clone()
 
-        return put(batch.input_ids, columns, pad), put(batch.labels, 0, IGNORED)
+    def _do(self, name: str, work: Work) -> None:
+        if name not in self._recorded:
+            self._recorded[name] = self._made(work)
+        self._recorded[name]()
 
-    def _width(self, length: int) -> int:
-        wide = next(width for width in (*WIDTHS, length) if width >= length)
-        return max(min(wide, self._longest), length)
+    def _made(self, work: Work) -> Work:
+        began = time.monotonic()
+        recorded = self._record(work)
+        self.seconds += time.monotonic() - began
+        return recorded
 
-    def _blank(self, n: int, n_read: int, n_written: int) -> tuple[Tensor, Tensor]:
-        """Give a micro-batch without any sample: its loss and gradients are 0."""
-        pad, device = self._model.config.decoder_start_token_id, self.loss.device
-        input_ids = torch.full((n, n_read), pad, device=device)
-        labels = torch.full((n, n_written), IGNORED, device=device)
-        torch._dynamo.mark_dynamic(input_ids, 0)
-        torch._dynamo.mark_dynamic(labels, 0)
-        torch._dynamo.mark_static(labels, 1)
-        mark = torch._dynamo.mark_dynamic if self._dynamic_width else torch._dynamo.mark_static
-        mark(input_ids, 1)
-        return input_ids, labels
+    def _begin(self) -> None:
+        with torch.no_grad():
+            for tensor, new in zip(self._network.tensors(), self._lay_out().tensors(), strict=True):
+                tensor.copy_(new)
+            torch._foreach_zero_(self._sums)
+            self._loss.zero_()
 
-    def _run(self, input_ids: Tensor, labels: Tensor) -> None:
-        loss = self._compiled(input_ids, labels)
-        torch._foreach_add_(self.gradients, torch.autograd.grad(loss, self._parameters))
-        self.loss += loss.detach()
-
-    def _forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
-        network = lay_out(self._model, n_read=input_ids.shape[1], n_written=labels.shape[1])
-        start = self._model.config.decoder_start_token_id
-        return summed_loss(
-            _in_precision(network, self._dtype),
-            side_by_side(input_ids, labels, start=start),
-            dropout=self._dropout,  # type: ignore[arg-type]
+    def _pass(self, n: int, width: int) -> None:
+        """Add a micro-batch; one of no samples adds nothing."""
+        input_ids, labels = self._samples.batch(self._rows[n, width], n_read=width)
+        loss = summed_loss(
+            self._network,
+            input_ids,
+            labels,
+            start=self._samples.pad,
+            dropout=self._dropout,
             rivals=self._rivals,
+            pieces=self._pieces,
         )
+        gradients = torch.autograd.grad(loss, self._network.tensors())
+        torch._foreach_add_(self._sums, gradients)
+        self._loss.add_(loss.detach())
+
+    def _finish(self) -> None:
+        found = torch.autograd.grad(self._lay_out().tensors(), self._parameters, self._sums)
+        torch._foreach_copy_(self._gradients, found)
+
+    def _lay_out(self) -> Network:
+        return lay_out(self._model, n_read=self._n_read, n_written=self._samples.n_written)
+
+    def _width(self, longest: int) -> int:
+        wide = next(width for width in (*WIDTHS, longest) if width >= longest)
+        return min(wide, self._n_read)
+
+    def _put(self, rows: NDArray[np.int64]) -> Tensor:
+        """Put rows where a GPU reads them without waiting."""
+        tensor = torch.from_numpy(rows)
+        return tensor.pin_memory() if self._loss.device.type == "cuda" else tensor
 
 
-def side_by_side(input_ids: Tensor, labels: Tensor, *, start: int) -> Packed:
-    """Take padded samples as one group, without a look at them.
-
-    Args:
-        input_ids: int64 (B, T).
-        labels: int64 (B, S).
-        start: The token that every target starts from, which is also the padding.
-    """
-    padding = torch.where(input_ids == start, torch.finfo(torch.float32).min, 0.0)
-    before = functional.pad(labels[:, :-1], (1, 0), value=start)
-    (n, n_read), n_written = input_ids.shape, labels.shape[1]
-    return Packed(
-        inputs=input_ids.flatten(),
-        before=torch.where(before == IGNORED, start, before).flatten(),
-        labels=labels.flatten(),
-        groups=(Group(n, n_read, n_written),),
-        written=((n, n_written),),
-        padding=padding[:, None, None, :],
+def put_samples(
+    corpus: Corpus, samples: language.Samples, tasks: Sequence[Task], *, device: torch.device
+) -> Samples:
+    """Put the samples of an epoch on a device."""
+    stream = language.lay_side_by_side(corpus, tasks)
+    spans = language.find_spans(corpus, samples, stream)
+    none = np.full((1, spans.shape[1]), -1)
+    return Samples(
+        stream=stream,
+        tokens=torch.from_numpy(stream.tokens).to(device),
+        spans=torch.from_numpy(np.concatenate([spans, none])).to(device),
+        n_written=int(spans[:, 5].max()) + 1,
+        pad=corpus.vocabulary.pad,
+        eos=corpus.vocabulary.eos,
     )
-
-
-def _in_precision(network: Network, dtype: torch.dtype) -> Network:
-    """Cast the matrices in a way that gradients find back."""
-
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype)
-
-    return replace(
-        network,
-        encoder=tuple(layer.change(cast) for layer in network.encoder),
-        decoder=tuple(layer.change(cast) for layer in network.decoder),
-        cross_kv=cast(network.cross_kv),
-        head=cast(network.head),
-    )
-
-
-def _up(n: int, step: int) -> int:
-    """Round up to a multiple."""
-    return -(-n // step) * step

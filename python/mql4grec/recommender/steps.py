@@ -27,7 +27,7 @@ from mql4grec.language import Branches, Corpus, Samples, Windows
 from mql4grec.recommender import causal
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.choices import list_choices
-from mql4grec.recommender.compiled import WIDTHS, CompiledPasses
+from mql4grec.recommender.compiled import WIDTHS, GraphSteps
 from mql4grec.recommender.dropout import Dropout, make_dropout
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch, dropout_seed
 from mql4grec.recommender.model import Model
@@ -62,7 +62,7 @@ class Loop:
         words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
         branches: What can follow each prefix, by modality and level, for a decoder-only model.
         teacher: Has a share in a decoder-only model's answers.
-        compiled: A T5's passes on a GPU; None: they are launched one by one.
+        graphs: Of a T5's steps on a GPU; None: kernels are launched one by one.
     """
 
     model: Model
@@ -82,7 +82,7 @@ class Loop:
     words: NDArray[np.int64]
     branches: dict[Modality, list[Branches]]
     teacher: Teacher | None
-    compiled: CompiledPasses | None = None
+    graphs: GraphSteps | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,7 +123,7 @@ class Loop:
             rows,
             micro_batch_size=self.settings.micro_batch_size,
             n_processes=self.processes.num_processes,
-            widths=WIDTHS if self.compiled else (),
+            widths=WIDTHS if self.graphs else (),
         )
 
 
@@ -136,7 +136,7 @@ def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int)
     n_tokens = int(epoch.target_lengths[rows].sum())
     micro_batches = loop.cut(epoch, rows)
     loop.optimizer.zero_grad(set_to_none=True)
-    add = _add_gradients if loop.compiled is None else _add_by_graphs
+    add = _add_gradients if loop.graphs is None else _add_by_graphs
     summed = add(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)
     parameters = list(loop.model.parameters())
     _sum_gradients(parameters, n_processes=loop.processes.num_processes)
@@ -215,17 +215,12 @@ def _add_by_graphs(
     number: int,
     n_tokens: int,
 ) -> Tensor:
-    """Do what `_add_gradients` does by compiled passes; nothing in it waits for the device."""
-    passes = loop.compiled
-    assert passes is not None
-    assert isinstance(epoch.samples, Samples)
-    passes.clear()
+    """Do what `_add_gradients` does, by graphs."""
+    assert loop.graphs is not None
+    loop.graphs.begin()
     for rows, seed in _own(loop, micro_batches, number=number):
-        passes.add(language.encode(loop.corpus, epoch.samples, rows), seed=seed)
-    torch._foreach_div_(passes.gradients, n_tokens)
-    for parameter, gradient in zip(loop.model.parameters(), passes.gradients, strict=True):
-        parameter.grad = gradient
-    return passes.loss
+        loop.graphs.add(rows, longest=int(epoch.input_lengths[rows[0]]), seed=seed)
+    return loop.graphs.finish(n_tokens=n_tokens)
 
 
 def _own(

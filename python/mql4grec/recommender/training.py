@@ -17,16 +17,17 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from mql4grec import artifacts, language
-from mql4grec.config import MODALITIES, TrainingSettings
+from mql4grec.config import MODALITIES, Task, TrainingSettings
 from mql4grec.errors import ConfigError
-from mql4grec.language import Corpus
+from mql4grec.language import Corpus, Samples
 from mql4grec.recommender import checkpoint
 from mql4grec.recommender import model as models
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.checkpoint import Position
-from mql4grec.recommender.compiled import CompiledPasses
+from mql4grec.recommender.compiled import GraphSteps, put_samples
 from mql4grec.recommender.epochs import Epoch, Stage, draw_epoch, usable_tasks, validation_epoch
 from mql4grec.recommender.model import Model
+from mql4grec.recommender.padded import compile_pieces
 from mql4grec.recommender.steps import (
     Loop,
     learning_rate,
@@ -183,25 +184,30 @@ def _prepare(
         words=language.spell_items(corpus),
         branches={m: language.list_branches(corpus, m) for m in MODALITIES} if whole else {},
         teacher=teacher,
-        compiled=_compiled(model, settings, runtime, first, rivals=rivals),
+        graphs=_graphs(model, corpus, settings, runtime, first, tasks=tasks, rivals=rivals),
     )
 
 
-def _compiled(
+def _graphs(
     model: Model,
+    corpus: Corpus,
     settings: TrainingSettings,
     runtime: Runtime,
     first: Epoch,
     *,
+    tasks: tuple[Task, ...],
     rivals: Tensor | None,
-) -> CompiledPasses | None:
-    """Prepare to compile a T5's passes, where that is asked for and can be done."""
+) -> GraphSteps | None:
+    """Prepare a T5's steps as graphs, where that is asked for and can be done."""
     if not settings.graphs or isinstance(model, CausalModel) or model.device.type != "cuda":
         return None
-    return CompiledPasses(
+    assert isinstance(first.samples, Samples)
+    return GraphSteps(
         model,
-        dtype=torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
+        put_samples(corpus, first.samples, tasks, device=model.device),
         n_read=int(first.input_lengths.max()),
+        dtype=torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
+        pieces=compile_pieces(),
         rivals=rivals,
     )
 
@@ -238,6 +244,9 @@ def _is_over(position: Position, settings: TrainingSettings) -> bool:
 def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None]) -> Position:
     """Do the steps of an epoch that are left, with checkpoints by the clock."""
     epoch = loop.draw(position.epoch)
+    if loop.graphs is not None:
+        assert isinstance(epoch.samples, Samples)
+        loop.graphs.draw(loop.corpus, epoch.samples)
     size = loop.settings.batch_size
     started, seconds_before = time.monotonic(), position.seconds
     saved = started
