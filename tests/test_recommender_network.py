@@ -63,9 +63,11 @@ def loss_and_gradients(
     rivals: torch.Tensor | None = None,
     dropout: Dropout | None = None,
     keep_padding: bool = False,
+    multiplied: bool = False,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Give the summed loss by our own, and every parameter's gradient."""
-    laid_out = lay_out(model, n_read=40, n_written=6)  # more than there is
+    laid_out = lay_out(model, n_read=40, n_written=6, keep_padding=not multiplied)  # too long
+    assert laid_out.multiplied == multiplied
     own = laid_out.cast(torch.float32)
     packed = pack(batch, start=0, device=CPU, keep_padding=keep_padding)
     loss = summed_loss(own, packed, rivals=rivals, dropout=dropout)
@@ -87,24 +89,24 @@ def assert_same_gradients(
         assert difference.item() < 2e-5, name
 
 
-@pytest.mark.parametrize("keep_padding", [False, True])
+@pytest.mark.parametrize("way", ["plain", "keep_padding", "multiplied"])
 @pytest.mark.parametrize("loss_over", ["vocabulary", "level"])
-def test_loss_and_all_gradients_are_those_of_transformers(
-    keep_padding: bool, loss_over: str
-) -> None:
+def test_loss_and_all_gradients_are_those_of_transformers(way: str, loss_over: str) -> None:
     one = training.shop()
     model, batch = network(one).eval(), samples(one)
     rivals = group_by_level(one.vocabulary) if loss_over == "level" else None
     expected = slow_loss(model, batch, rivals)
     expected.backward()
     slow = gradients(model)
-    loss, own = loss_and_gradients(model, batch, rivals=rivals, keep_padding=keep_padding)
+    options = {} if way == "plain" else {way: True}
+    loss, own = loss_and_gradients(model, batch, rivals=rivals, **options)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert_same_gradients(own, slow)
 
 
+@pytest.mark.parametrize("multiplied", [False, True])
 def test_with_the_same_masks_dropout_is_that_of_transformers(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, multiplied: bool
 ) -> None:
     """Samples of one length, so that both draw masks of the same shapes, in the same order."""
     one = training.shop()
@@ -124,7 +126,7 @@ def test_with_the_same_masks_dropout_is_that_of_transformers(
     expected.backward()
     slow = gradients(model)
     again = make_dropout(0.25, seed=4, device=CPU)
-    loss, own = loss_and_gradients(model, batch, dropout=again)
+    loss, own = loss_and_gradients(model, batch, dropout=again, multiplied=multiplied)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert_same_gradients(own, slow)
     other = make_dropout(0.25, seed=5, device=CPU)
@@ -150,9 +152,10 @@ def test_the_loss_over_levels_is_that_of_decoding() -> None:
     assert all(bool(gradient.isfinite().all()) for gradient in own.values())
 
 
-def test_bf16_has_nearly_the_loss_of_fp32() -> None:
+@pytest.mark.parametrize("keep_padding", [False, True])
+def test_bf16_has_nearly_the_loss_of_fp32(keep_padding: bool) -> None:
     one = training.shop()
-    laid_out = lay_out(network(one), n_read=40, n_written=6)
+    laid_out = lay_out(network(one), n_read=40, n_written=6, keep_padding=keep_padding)
     packed = pack(samples(one), start=0, device=CPU, keep_padding=False)
     fine, rough = (
         summed_loss(laid_out.cast(dtype), packed).item()
@@ -160,6 +163,11 @@ def test_bf16_has_nearly_the_loss_of_fp32() -> None:
     )
     assert rough != fine
     assert rough == pytest.approx(fine, rel=0.02)
+
+
+def test_nothing_is_multiplied_out_where_that_is_more_work() -> None:
+    model = network(training.shop(), d_model=24)  # d_kv is 8
+    assert not lay_out(model, n_read=4, n_written=4, keep_padding=False).multiplied
 
 
 @pytest.mark.parametrize("kind", ["gated-gelu", "gelu"])

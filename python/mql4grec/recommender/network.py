@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
+from mql4grec.recommender import multiplied
 from mql4grec.recommender.dropout import Dropout
 from mql4grec.recommender.packing import Packed
 
@@ -31,6 +34,9 @@ class Layer:
         inner: (F, D).
         outer: (D, F).
         cross: Queries to the input (H * d_kv, D), and back (D, H * d_kv); none in the encoder.
+
+    In a network that is multiplied out, `qkv` and the first of `cross` are queries to the states
+    themselves (H * D, D), `out` and the second of `cross` tell what was seen (D, H * D).
     """
 
     qkv: Tensor
@@ -60,7 +66,8 @@ class Network:
             would see later ones.
         encoder: Its layers.
         decoder: Its layers.
-        cross_kv: Keys and values of all decoder layers (2 * layers * H * d_kv, D).
+        cross_kv: Keys and values of all decoder layers (2 * layers * H * d_kv, D); without rows in
+            a network that is multiplied out.
         head: (V, D), final norm and scale folded in.
         n_heads: H.
         d_kv: Numbers per head.
@@ -83,11 +90,17 @@ class Network:
         """Precision of the matrix products; sums between layers are float32."""
         return self.head.dtype
 
+    @property
+    def multiplied(self) -> bool:
+        """Whether attention's projections are multiplied out, for a pass without padding."""
+        return not len(self.cross_kv)
+
     def tensors(self) -> list[Tensor]:
-        """List all tensors, always in the same order."""
+        """List all tensors that a pass uses, always in the same order."""
         layers = [*self.encoder, *self.decoder]
-        ends = [self.embedding, self.encoder_bias, self.decoder_bias, self.cross_kv, self.head]
-        return [*ends, *(matrix for layer in layers for matrix in layer.matrices())]
+        ends = [self.embedding, self.encoder_bias, self.decoder_bias, self.head]
+        kv = [] if self.multiplied else [self.cross_kv]
+        return [*ends, *kv, *(matrix for layer in layers for matrix in layer.matrices())]
 
     def cast(self, dtype: torch.dtype) -> Network:
         """Copy the matrices in a precision; the copies have gradients of their own."""
@@ -107,13 +120,17 @@ class Network:
         )
 
 
-def lay_out(model: T5ForConditionalGeneration, *, n_read: int, n_written: int) -> Network:
+def lay_out(
+    model: T5ForConditionalGeneration, *, n_read: int, n_written: int, keep_padding: bool = True
+) -> Network:
     """Lay a T5's weights out, in float32 and so that gradients find their way back.
 
     Args:
         model: One that `build` made.
         n_read: Tokens of the longest input.
         n_written: Tokens of the longest target.
+        keep_padding: Whether batches will have padding. If not, attention's projections are
+            multiplied out where that is no more work.
 
     Raises:
         ValueError: If the T5 is one of another kind: gated, or without ReLU.
@@ -128,13 +145,16 @@ def lay_out(model: T5ForConditionalGeneration, *, n_read: int, n_written: int) -
     encoder, decoder = parts.encoder.block, parts.decoder.block
     later = torch.ones(n_written, n_written, dtype=torch.bool, device=model.device).triu(1)
     bias = decoder[0].layer[0].SelfAttention.compute_bias(n_written, n_written)[0]
+    make_layer, cross_kv = _layer, fold_cross_kv(model)
+    if not keep_padding and config.d_model <= 2 * config.d_kv:
+        make_layer, cross_kv = partial(_multiplied, model), cross_kv[:0]
     return Network(
         embedding=parts.shared.weight,
         encoder_bias=encoder[0].layer[0].SelfAttention.compute_bias(n_read, n_read)[0],
         decoder_bias=bias.masked_fill(later, -torch.inf),
-        encoder=tuple(_layer(block) for block in encoder),
-        decoder=tuple(_layer(block) for block in decoder),
-        cross_kv=fold_cross_kv(model),
+        encoder=tuple(make_layer(block) for block in encoder),
+        decoder=tuple(make_layer(block) for block in decoder),
+        cross_kv=cross_kv,
         head=fold_head(model),
         n_heads=config.num_heads,
         d_kv=config.d_kv,
@@ -184,6 +204,17 @@ def _layer(block: Any) -> Layer:
     )
 
 
+def _multiplied(model: Any, block: Any) -> Layer:
+    own, *between, _ = block.layer
+    weight, read = own.layer_norm.weight, model.encoder.final_layer_norm.weight
+    asks, tells = multiplied.multiply_out(own.SelfAttention, asking=weight, asked=weight)
+    cross = [
+        multiplied.multiply_out(each.EncDecAttention, asking=each.layer_norm.weight, asked=read)
+        for each in between
+    ]
+    return replace(_layer(block), qkv=asks, out=tells, cross=tuple(chain(*cross)))
+
+
 def summed_loss(
     network: Network,
     packed: Packed,
@@ -210,14 +241,14 @@ def summed_loss(
 
 def _encode(network: Network, packed: Packed, dropout: Dropout | None) -> Tensor:
     """Read the inputs; gives (T, D) in the precision of the products."""
+    assert not network.multiplied or packed.padding is None
     groups = [(group.n, group.n_read) for group in packed.groups]
     bias = [network.encoder_bias[:, :length, :length] for _, length in groups]
     if packed.padding is not None:
         bias = [each + packed.padding for each in bias]
     hidden = _embed(network, packed.inputs, dropout)
     for layer in network.encoder:
-        qkv = _heads(network, _product(network, hidden, layer.qkv), groups)
-        seen = _attend(qkv, bias, dropout)
+        seen = _see_own(network, layer, hidden, groups, bias, dropout)
         hidden = _add(hidden, functional.linear(seen, layer.out), dropout)
         hidden = _feed_forward(network, layer, hidden, dropout)
     return _close(network, hidden, dropout)
@@ -226,24 +257,49 @@ def _encode(network: Network, packed: Packed, dropout: Dropout | None) -> Tensor
 def _decode(network: Network, packed: Packed, read: Tensor, dropout: Dropout | None) -> Tensor:
     """Read what precedes each target token, beside inputs (T, D); gives (S, D)."""
     groups = [(group.n, group.n_written) for group in packed.groups]
-    kv = functional.linear(read, network.cross_kv)
-    memory = _heads(network, kv, [(group.n, group.n_read) for group in packed.groups])
+    readers = [(group.n, group.n_read) for group in packed.groups]
+    memory = None
+    if not network.multiplied:
+        memory = _heads(network, functional.linear(read, network.cross_kv), readers)
     bias = [network.decoder_bias[:, :length, :length] for _, length in packed.written]
     padding = [packed.padding] * len(groups)
     hidden = _embed(network, packed.before, dropout)
     for index, layer in enumerate(network.decoder):
-        qkv = _heads(network, _product(network, hidden, layer.qkv), packed.written)
-        seen = _attend(qkv, bias, dropout)
+        seen = _see_own(network, layer, hidden, packed.written, bias, dropout)
         hidden = _add(hidden, functional.linear(seen, layer.out), dropout)
         cross_q, cross_out = layer.cross
-        queries = _heads(network, _product(network, hidden, cross_q), groups)
-        pairs = [each[2 * index : 2 * index + 2] for each in memory]
-        seen = _attend(
-            [(*q, *pair) for q, pair in zip(queries, pairs, strict=True)], padding, dropout
-        )
+        asks = _product(network, hidden, cross_q)
+        if memory is None:
+            seen = multiplied.attend(
+                asks, read, padding, asking=groups, asked=readers, dropout=dropout
+            )
+        else:
+            pairs = [each[2 * index : 2 * index + 2] for each in memory]
+            queries = _heads(network, asks, groups)
+            seen = _attend(
+                [(*q, *pair) for q, pair in zip(queries, pairs, strict=True)], padding, dropout
+            )
         hidden = _add(hidden, functional.linear(seen, cross_out), dropout)
         hidden = _feed_forward(network, layer, hidden, dropout)
     return _close(network, hidden, dropout)
+
+
+def _see_own(
+    network: Network,
+    layer: Layer,
+    hidden: Tensor,
+    groups: Sequence[tuple[int, int]],
+    biases: Sequence[Tensor],
+    dropout: Dropout | None,
+) -> Tensor:
+    """Attend to the own sequence, for `out`."""
+    states = _states(network, hidden)
+    found = functional.linear(states, layer.qkv)
+    if network.multiplied:
+        return multiplied.attend(
+            found, states, biases, asking=groups, asked=groups, dropout=dropout
+        )
+    return _attend(_heads(network, found, groups), biases, dropout)
 
 
 def _heads(
@@ -298,6 +354,10 @@ def _attend(
 def _feed_forward(
     network: Network, layer: Layer, hidden: Tensor, dropout: Dropout | None
 ) -> Tensor:
+    if network.multiplied:
+        states = _states(network, hidden)
+        change = multiplied.feed_forward(states, layer.inner, layer.outer, dropout=dropout)
+        return _add(hidden, change, dropout)
     inner = _product(network, hidden, layer.inner).relu()
     if dropout is not None:
         inner = inner * dropout.mask(inner)
@@ -313,13 +373,19 @@ def _add(hidden: Tensor, change: Tensor, dropout: Dropout | None) -> Tensor:
     """Add what a layer has found, of which dropout took twice: inside the layer, and now."""
     if dropout is None:
         return hidden + change
-    mask = dropout.mask(hidden)
-    return torch.addcmul(hidden, change.to(hidden.dtype), mask, value=dropout.scale**2)
+    return torch.add(hidden, change * dropout.mask(change), alpha=dropout.scale**2)
 
 
 def _product(network: Network, hidden: Tensor, matrix: Tensor) -> Tensor:
     """Norm float32 (T, D) and multiply by (out, D), whose norm is folded in."""
-    return functional.linear(_norm(network, hidden).to(network.dtype), matrix)
+    return functional.linear(_states(network, hidden), matrix)
+
+
+def _states(network: Network, hidden: Tensor) -> Tensor:
+    """Norm float32 (T, D) for products."""
+    if network.multiplied:
+        return multiplied.norm(hidden, eps=network.eps, dtype=network.dtype)
+    return _norm(network, hidden).to(network.dtype)
 
 
 def _close(network: Network, hidden: Tensor, dropout: Dropout | None) -> Tensor:

@@ -240,7 +240,9 @@ def _lay_out(loop: Loop, epoch: Epoch) -> Network | None:
     if isinstance(loop.model, CausalModel):
         return None
     longest = int(epoch.input_lengths.max()), int(epoch.target_lengths.max())
-    return lay_out(loop.model, n_read=longest[0], n_written=longest[1])
+    return lay_out(
+        loop.model, n_read=longest[0], n_written=longest[1], keep_padding=loop.keeps_padding
+    )
 
 
 def _loss(
