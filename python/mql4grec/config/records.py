@@ -272,8 +272,8 @@ class TrainingSettings(Record):
     """Of a decoder-only model's answers, what EASE^R has: items that it would recommend there,
     fitted on other users' training events. For shops of `evaluation.ease_max_items`."""
     graphs: bool = False
-    """A T5 on a CUDA device: compile a forward and backward pass and launch it together, as a CUDA
-    graph. Takes a minute at first, and other draws of dropout."""
+    """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
+    first, which takes a minute or two; a decoder-only model's are not."""
     loss_over: Literal["vocabulary", "level"] = "vocabulary"
     """Among which tokens a target token has its probability: all; or, as with
     `decoding.normalise: level`, the codes of its level."""

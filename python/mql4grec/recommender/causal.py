@@ -210,9 +210,7 @@ class CausalModel(nn.Module):
         """
         config, n_places = self.config, self.config.n_places
         runs = [(len([*same]), length) for length, same in itertools.groupby(lengths)]
-        is_first = np.zeros(len(words), np.bool_)
-        is_first[np.cumsum([0, *lengths[:-1]])] = True
-        first = torch.from_numpy(is_first).to(self.device)
+        first = self._first(len(words), lengths)
         before = torch.where(first[:, None], self.start, self.items(words).roll(1, dims=0))
         bias = self.bias(max(lengths))  # (H, n * P, n * P)
         alone = config.num_layers - config.num_decoder_layers
@@ -227,6 +225,14 @@ class CausalModel(nn.Module):
             states = block(states, runs, bias, dropout)
         out: Tensor = self.norm(states).unflatten(0, (-1, n_places))
         return out
+
+    def _first(self, n: int, lengths: Sequence[int]) -> Tensor:
+        """Tell which of n items are the first of a history, bool (n)."""
+        if len(set(lengths)) == 1:  # without a copy from the host, which waits for it
+            return torch.arange(n, device=self.device) % lengths[0] == 0
+        is_first = np.zeros(n, np.bool_)
+        is_first[np.cumsum([0, *lengths[:-1]])] = True
+        return torch.from_numpy(is_first).to(self.device)
 
     def bias(self, n: int) -> Tensor:
         """Give what is added to attention among the places of n items, float32 (H, n * P, n * P).

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,18 +27,44 @@ from mql4grec.errors import ConfigError
 from mql4grec.language import Branches, Corpus, Samples, Windows
 from mql4grec.recommender import causal
 from mql4grec.recommender.causal import CausalModel
+from mql4grec.recommender.causal_steps import CausalSteps, put_lookups
 from mql4grec.recommender.choices import list_choices
-from mql4grec.recommender.compiled import WIDTHS, GraphSteps
 from mql4grec.recommender.dropout import Dropout, make_dropout
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch, dropout_seed
+from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.model import Model
 from mql4grec.recommender.network import Network, lay_out, summed_loss
 from mql4grec.recommender.packing import pack
+from mql4grec.recommender.padded import Pieces, compile_pieces
+from mql4grec.recommender.t5_steps import WIDTHS, T5Steps, put_samples
 from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import Journal, Runtime
 
 UNSETTLED = 16  # steps between two looks at the loss, the clock and what to save
+VALIDATED = 1024  # samples that a GPU validates together
 MAX_GRAD_NORM = 1.0  # the default of the Trainer that the authors use
+
+
+class GraphSteps(Protocol):
+    """Optimizer steps of a GPU; nothing in them waits for the host."""
+
+    def draw(self, corpus: Corpus, epoch: Epoch) -> None:
+        """Go on with another epoch."""
+
+    def begin(self) -> None:
+        """Begin a step."""
+
+    def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
+        """Add a micro-batch.
+
+        Args:
+            rows: int64 (B,), of the epoch's samples.
+            longest: Tokens, or items, of the longest input among them.
+            seed: Of dropout.
+        """
+
+    def finish(self, *, n_tokens: int) -> Tensor:
+        """Give every parameter its gradient, of the loss by the token; gives their sum."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +89,8 @@ class Loop:
         words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
         branches: What can follow each prefix, by modality and level, for a decoder-only model.
         teacher: Has a share in a decoder-only model's answers.
-        graphs: Of a T5's steps on a GPU; None: kernels are launched one by one.
+        graphs: Steps on a GPU whose kernels are launched together; None: one by one.
+        recordings: Of such steps.
     """
 
     model: Model
@@ -83,6 +111,7 @@ class Loop:
     branches: dict[Modality, list[Branches]]
     teacher: Teacher | None
     graphs: GraphSteps | None = None
+    recordings: Recordings | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,15 +145,49 @@ class Loop:
             whole=isinstance(self.model, CausalModel),
         )
 
-    def cut(self, epoch: Epoch, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Cut rows of an epoch into micro-batches."""
+    def cut(
+        self, epoch: Epoch, rows: NDArray[np.int64], *, at_least: int = 1
+    ) -> list[NDArray[np.int64]]:
+        """Cut rows of an epoch into micro-batches, of `at_least` so many."""
         return cut(
             epoch,
             rows,
-            micro_batch_size=self.settings.micro_batch_size,
+            micro_batch_size=max(self.settings.micro_batch_size, at_least),
             n_processes=self.processes.num_processes,
-            widths=WIDTHS if self.graphs else (),
+            widths=WIDTHS if self.graphs and self.tasks else (),
         )
+
+
+def with_graphs(
+    loop: Loop, first: Epoch, recordings: Recordings, *, pieces: Pieces | None = None
+) -> Loop:
+    """Let a training's steps be graphs.
+
+    Args:
+        loop: A training without.
+        first: Its first epoch.
+        recordings: Where work goes.
+        pieces: Of a T5's pass; None: to be compiled.
+    """
+    graphs: GraphSteps
+    if isinstance(loop.model, CausalModel):
+        lookups = put_lookups(
+            first, loop.words, loop.branches, loop.teacher, device=loop.model.device
+        )
+        bf16 = loop.runtime.precision == "bf16"
+        graphs = CausalSteps(loop.model, lookups, bf16=bf16, recordings=recordings)
+    else:
+        assert isinstance(first.samples, Samples)
+        graphs = T5Steps(
+            loop.model,
+            put_samples(loop.corpus, first.samples, loop.tasks, device=loop.model.device),
+            n_read=int(first.input_lengths.max()),
+            dtype=loop.dtype,
+            pieces=pieces or compile_pieces(),
+            recordings=recordings,
+            rivals=loop.rivals,
+        )
+    return replace(loop, graphs=graphs, recordings=recordings)
 
 
 def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int) -> Tensor:
@@ -135,16 +198,29 @@ def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int)
     """
     n_tokens = int(epoch.target_lengths[rows].sum())
     micro_batches = loop.cut(epoch, rows)
-    loop.optimizer.zero_grad(set_to_none=True)
     add = _add_gradients if loop.graphs is None else _add_by_graphs
     summed = add(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)
     parameters = list(loop.model.parameters())
     _sum_gradients(parameters, n_processes=loop.processes.num_processes)
-    torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-    for group in loop.optimizer.param_groups:
-        group["lr"] = learning_rate(number, loop)
-    loop.optimizer.step()
+    _update(loop, parameters, lr=learning_rate(number, loop))
     return summed.double()
+
+
+def _update(loop: Loop, parameters: list[torch.nn.Parameter], *, lr: float) -> None:
+    """Clip the gradients and change the weights."""
+
+    def work() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        loop.optimizer.step()
+
+    if loop.recordings is None:
+        for group in loop.optimizer.param_groups:
+            group["lr"] = lr
+        work()
+        return
+    for group in loop.optimizer.param_groups:
+        group["lr"].fill_(lr)
+    loop.recordings.do("update", work)
 
 
 def settle(loop: Loop, summed: Tensor, *, number: int, seconds: float) -> tuple[float, bool]:
@@ -189,6 +265,7 @@ def _add_gradients(
     Returns:
         The summed loss of these micro-batches.
     """
+    loop.optimizer.zero_grad(set_to_none=True)
     laid_out = _lay_out(loop, epoch)
     sums = [torch.zeros_like(tensor) for tensor in laid_out.tensors()] if laid_out else []
     network = laid_out and laid_out.cast(loop.dtype)
@@ -343,7 +420,8 @@ def validation_loss(loop: Loop) -> float:
     network = _lay_out(loop, loop.validation)
     network = network and network.cast(loop.dtype)
     rank, n_processes = loop.processes.process_index, loop.processes.num_processes
-    micro_batches = loop.cut(loop.validation, loop.validation.order)
+    at_least = VALIDATED if loop.keeps_padding else 1
+    micro_batches = loop.cut(loop.validation, loop.validation.order, at_least=at_least)
     summed = torch.zeros((), dtype=torch.float64, device=loop.model.device)
     for rows in micro_batches[rank::n_processes]:
         summed += _loss(loop, network, loop.validation, rows)
@@ -363,13 +441,25 @@ def learning_rate(number: int, loop: Loop) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(model: Model, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """Make AdamW; as in the authors' Trainer, layer norms are not decayed."""
+def make_optimizer(
+    model: Model, *, lr: float, weight_decay: float, capturable: bool = False
+) -> torch.optim.AdamW:
+    """Make AdamW; as in the authors' Trainer, layer norms are not decayed.
+
+    Args:
+        model: What it changes.
+        lr: Learning rate.
+        weight_decay: Of matrices.
+        capturable: So that a graph can have it, which reads the learning rate from a tensor.
+    """
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
     ]
+    if capturable:
+        rate = torch.tensor(lr, device=model.device)
+        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
@@ -381,7 +471,10 @@ def _sum_gradients(parameters: list[torch.nn.Parameter], *, n_processes: int) ->
     flat: Tensor = reduce(torch.cat([g.flatten() for g in gradients]), reduction="sum")
     parts = torch.split(flat, [p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = part.view_as(parameter)
+        if parameter.grad is None:
+            parameter.grad = part.view_as(parameter)
+        else:
+            parameter.grad.copy_(part.view_as(parameter))  # where a graph looks for it
 
 
 def _sum_over_processes(loop: Loop, *values: float) -> tuple[float, ...]:

@@ -17,17 +17,16 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from mql4grec import artifacts, language
-from mql4grec.config import MODALITIES, Task, TrainingSettings
+from mql4grec.config import MODALITIES, TrainingSettings
 from mql4grec.errors import ConfigError
-from mql4grec.language import Corpus, Samples
+from mql4grec.language import Corpus
 from mql4grec.recommender import checkpoint
 from mql4grec.recommender import model as models
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.checkpoint import Position
-from mql4grec.recommender.compiled import GraphSteps, put_samples
-from mql4grec.recommender.epochs import Epoch, Stage, draw_epoch, usable_tasks, validation_epoch
+from mql4grec.recommender.epochs import Stage, draw_epoch, usable_tasks, validation_epoch
+from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.model import Model
-from mql4grec.recommender.padded import compile_pieces
 from mql4grec.recommender.steps import (
     Loop,
     learning_rate,
@@ -35,6 +34,7 @@ from mql4grec.recommender.steps import (
     settle,
     take_step,
     validation_loss,
+    with_graphs,
 )
 from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import SILENT, Journal, Runtime
@@ -159,9 +159,15 @@ def _prepare(
     rivals = None
     if settings.loss_over == "level":
         rivals = models.group_by_level(corpus.vocabulary).to(model.device)
-    return Loop(
+    branches = {m: language.list_branches(corpus, m) for m in MODALITIES} if whole else {}
+    loop = Loop(
         model=model,
-        optimizer=make_optimizer(model, lr=settings.lr, weight_decay=settings.weight_decay),
+        optimizer=make_optimizer(
+            model,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            capturable=settings.graphs and model.device.type == "cuda",
+        ),
         corpus=corpus,
         tasks=tasks,
         validation=validation_epoch(
@@ -182,34 +188,12 @@ def _prepare(
         n_samples=len(first.order),
         rivals=rivals,
         words=language.spell_items(corpus),
-        branches={m: language.list_branches(corpus, m) for m in MODALITIES} if whole else {},
+        branches=branches,
         teacher=teacher,
-        graphs=_graphs(model, corpus, settings, runtime, first, tasks=tasks, rivals=rivals),
     )
-
-
-def _graphs(
-    model: Model,
-    corpus: Corpus,
-    settings: TrainingSettings,
-    runtime: Runtime,
-    first: Epoch,
-    *,
-    tasks: tuple[Task, ...],
-    rivals: Tensor | None,
-) -> GraphSteps | None:
-    """Prepare a T5's steps as graphs, where that is asked for and can be done."""
-    if not settings.graphs or isinstance(model, CausalModel) or model.device.type != "cuda":
-        return None
-    assert isinstance(first.samples, Samples)
-    return GraphSteps(
-        model,
-        put_samples(corpus, first.samples, tasks, device=model.device),
-        n_read=int(first.input_lengths.max()),
-        dtype=torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
-        pieces=compile_pieces(),
-        rivals=rivals,
-    )
+    if not settings.graphs or model.device.type != "cuda":
+        return loop
+    return with_graphs(loop, first, Recordings())
 
 
 def _run_epochs(loop: Loop, ndcg: Callable[[Model], float] | None) -> None:
@@ -245,8 +229,7 @@ def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None])
     """Do the steps of an epoch that are left, with checkpoints by the clock."""
     epoch = loop.draw(position.epoch)
     if loop.graphs is not None:
-        assert isinstance(epoch.samples, Samples)
-        loop.graphs.draw(loop.corpus, epoch.samples)
+        loop.graphs.draw(loop.corpus, epoch)
     size = loop.settings.batch_size
     started, seconds_before = time.monotonic(), position.seconds
     saved = started

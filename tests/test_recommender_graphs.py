@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+import test_causal as causal
 import tiny_language as tiny
 import tiny_training as training
 from mql4grec import language, recommender
-from mql4grec.config import PAPER_TASKS, Task
+from mql4grec.config import MODALITIES, PAPER_TASKS, Task
 from mql4grec.language import Corpus
-from mql4grec.recommender import compiled
-from mql4grec.recommender.compiled import GraphSteps, Work, put_samples
+from mql4grec.recommender import causal_steps, choices, t5_steps
+from mql4grec.recommender import training as loops
+from mql4grec.recommender.causal_steps import CausalSteps, put_lookups
 from mql4grec.recommender.epochs import cut, draw_epoch
+from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.model import group_by_level
 from mql4grec.recommender.padded import PIECES, RandomDropout, compile_pieces
-from mql4grec.recommender.steps import Loop
+from mql4grec.recommender.steps import Loop, make_optimizer, with_graphs
+from mql4grec.recommender.t5_steps import T5Steps, put_samples
 from mql4grec.runtime import Runtime
 from test_recommender_network import assert_same_gradients, gradients, network, slow_loss
 
@@ -34,11 +38,9 @@ def _nothing_compiled_before() -> None:
     torch._dynamo.reset()
 
 
-def record(work: Work) -> Work:
-    """Record as a graph does: done twice for nothing, then whenever it is asked for."""
-    work()
-    work()
-    return work
+def recordings() -> Recordings:
+    """Record nothing but the order of work, which is then done anew."""
+    return Recordings(lambda work: work)
 
 
 def samples_of(one: Corpus, tasks: Sequence[Task] = ALL, *, seed: int = 0) -> language.Samples:
@@ -49,16 +51,16 @@ def samples_of(one: Corpus, tasks: Sequence[Task] = ALL, *, seed: int = 0) -> la
 
 def steps(
     model: recommender.Model, one: Corpus, tasks: Sequence[Task] = ALL, **values: object
-) -> GraphSteps:
+) -> T5Steps:
     samples = samples_of(one, tasks)
     given = {
         "n_read": int(language.input_lengths(one, samples).max()),
         "dtype": torch.float32,
         "pieces": PIECES,
-        "record": record,
+        "recordings": recordings(),
         **values,
     }
-    return GraphSteps(model, put_samples(one, samples, tasks, device=CPU), **given)
+    return T5Steps(model, put_samples(one, samples, tasks, device=CPU), **given)
 
 
 @pytest.mark.parametrize("lacking", [{}, {"no_text": (2, 5), "no_image": (5, 7)}])
@@ -157,7 +159,7 @@ def test_dropout_keeps_the_mean() -> None:
 
 
 def test_micro_batches_are_filled_up_to_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "WIDTHS", (6, 12, 24))
+    monkeypatch.setattr(t5_steps, "WIDTHS", (6, 12, 24))
     one = training.shop(n_users=60)
     tasks: tuple[Task, ...] = ("seqrec", "seqimage")
     found = steps(network(one), one, tasks)
@@ -180,6 +182,21 @@ def test_no_micro_batch_has_two_widths() -> None:
     assert len({int(np.searchsorted([5, 11], epoch.input_lengths[p[0]])) for p in parts}) == 3
 
 
+def with_graphs_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all trainings be as on a GPU with `graphs`."""
+    prepare = loops._prepare
+
+    def prepare_with_graphs(model: recommender.Model, *args: object, **values: object) -> Loop:
+        loop = prepare(model, *args, **values)
+        optimizer = make_optimizer(
+            model, lr=loop.settings.lr, weight_decay=loop.settings.weight_decay, capturable=True
+        )
+        loop = replace(loop, optimizer=optimizer)
+        return with_graphs(loop, loop.draw(0), recordings(), pieces=PIECES)
+
+    monkeypatch.setattr(loops, "_prepare", prepare_with_graphs)
+
+
 @pytest.mark.parametrize("sampling", ["prefixes", "windows"])
 def test_training_follows_the_same_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: str
@@ -199,10 +216,108 @@ def test_training_follows_the_same_losses(
         return [epoch[name] for epoch in epochs for name in ("train_loss", "valid_loss")]
 
     expected = train(tmp_path / "one by one")
-    init = Loop.__init__
-
-    def with_graphs(loop: Loop, **values: object) -> None:
-        init(loop, **{**values, "graphs": steps(values["model"], one, PAPER_TASKS)})
-
-    monkeypatch.setattr(Loop, "__init__", with_graphs)
+    with_graphs_of_all(monkeypatch)
     assert train(tmp_path / "graphs") == pytest.approx(expected, rel=1e-4)
+
+
+def teacher_of(one: Corpus, name: str) -> recommender.Teacher | None:
+    """Give no teacher, or one that is sure of an item that has no picture, or has none to tell."""
+    n = len(one.histories.held_out(2).items)
+    if name == "none":
+        return None
+    items = np.where(np.arange(n) % 3 == 0, -1, 3 if name == "no picture" else 9)[:, None]
+    shares = (items >= 0).astype(np.float32)
+    return recommender.Teacher(items.astype(np.int32), shares, share=1.0)
+
+
+@pytest.mark.parametrize("teacher", ["none", "no picture", "sure"])
+def test_a_decoder_only_model_follows_the_same_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    """Nothing is drawn, so that both ways learn the same."""
+    one = causal.shop(n_users=90)
+    taught = teacher_of(one, teacher)
+    given = {"corpora": [one], "teacher": taught, "dropout": 0.0, "epochs": 2}
+    given |= {"teacher_share": 1.0} if taught else {}
+    causal.train(tmp_path / "one by one", **given)
+    with_graphs_of_all(monkeypatch)
+    causal.train(tmp_path / "graphs", **given)
+    found, expected = (causal.trace(tmp_path / name) for name in ("graphs", "one by one"))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def causal_steps_of(one: Corpus, teacher: recommender.Teacher | None) -> CausalSteps:
+    epoch = draw_epoch(one, (), seed=0, stage="finetune", number=0, whole=True)
+    branches = {m: language.list_branches(one, m) for m in MODALITIES}
+    lookups = put_lookups(epoch, language.spell_items(one), branches, teacher, device=CPU)
+    return CausalSteps(causal.model_of(one), lookups, bf16=False, recordings=recordings())
+
+
+def test_what_is_asked_and_can_be_chosen_is_what_the_host_would_list() -> None:
+    one = causal.shop(n_users=90)
+    steps = causal_steps_of(one, causal.teacher_of(one))
+    torch.manual_seed(0)
+    asked = steps._ask(torch.arange(30), length=6)
+    shares = asked.shares.numpy()
+    listed = choices.list_choices(
+        steps._model.config,
+        language.spell_items(one),
+        {m: language.list_branches(one, m) for m in MODALITIES},
+        targets=asked.targets.numpy(),
+        answers=asked.answers.numpy(),
+        shares=shares,
+    )
+    n_found = 0
+    for modality, level, is_open, codes, weights in steps._choices(asked):
+        choice = listed[modality][level]
+        rows = np.flatnonzero(weights.numpy().any(axis=1))
+        np.testing.assert_array_equal(rows, choice.rows)
+        np.testing.assert_array_equal(is_open.numpy()[rows], choice.open)
+        np.testing.assert_array_equal(codes.numpy()[rows], choice.codes)
+        np.testing.assert_allclose(weights.numpy()[rows], choice.shares, rtol=1e-5)
+        n_found += len(rows)
+    assert n_found > 100
+
+
+def test_a_teacher_is_drawn_from_by_its_shares() -> None:
+    one = causal.shop()
+    n = len(one.histories.held_out(2).items)
+    items = np.tile(np.array([[4, 7, -1], [-1, -1, -1]], np.int32), (n, 1))[:n]
+    shares = np.tile(np.array([[0.2, 0.8, 0], [0, 0, 0]], np.float32), (n, 1))[:n]
+    steps = causal_steps_of(one, recommender.Teacher(items, shares, share=0.5))
+    torch.manual_seed(0)
+    drawn = steps._draw(torch.tensor([0, 1]).repeat_interleave(4000))
+    assert set(drawn[4000:].tolist()) == {-1}
+    assert set(drawn[:4000].tolist()) == {4, 7}
+    assert (drawn[:4000] == 4).float().mean().item() == pytest.approx(0.2, abs=0.03)
+
+
+def test_half_of_the_targets_are_the_teachers() -> None:
+    one = causal.shop(n_users=90)
+    n = len(one.histories.held_out(2).items)
+    teacher = recommender.Teacher(
+        np.full((n, 1), 9, np.int32), np.ones((n, 1), np.float32), share=0.5
+    )
+    torch.manual_seed(0)
+    steps = causal_steps_of(one, teacher)
+    lengths = steps._lookups.lengths[:-1]
+    rows = torch.arange(len(lengths))
+    asked = steps._ask(rows, length=7)
+    place = torch.arange(7).repeat(len(rows))
+    inner = (place > 0) & (place < lengths.repeat_interleave(7))
+    others = inner & (asked.items != 9)
+    assert (asked.targets[others] == 9).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    last = place == lengths.repeat_interleave(7)
+    assert (asked.targets[last] == 9).all()
+    assert (asked.shares[last] == torch.tensor([0.0, 1.0])).all()
+    assert (asked.shares[inner] == 0.5).all()
+    assert not asked.shares[place > lengths.repeat_interleave(7)].any()
+
+
+def test_windows_are_filled_up_to_few_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causal_steps, "LENGTHS", (2, 4, 8))
+    steps = causal_steps_of(causal.shop(n_users=90), None)
+    steps.begin()
+    for longest in (1, 2, 3, 5, 6):
+        steps.add(np.arange(3), longest=longest, seed=0)
+    assert set(steps._rows) == {(3, 2), (3, 4), (3, 6)}  # six items are the most

@@ -1,19 +1,15 @@
-"""Optimizer steps of a T5 on a GPU: passes that are compiled, and launched together as CUDA graphs.
+"""Optimizer steps of a T5 on a GPU, as graphs.
 
-Short sequences are many small kernels that mostly move memory: launched one by one they take longer
-than they run, and each reads what the one before has written. `torch.compile` makes few of them, a
-graph launches all of a micro-batch at once. A graph has fixed shapes and addresses, so that
-micro-batches are filled up to a few widths and to a multiple of rows. Batches are made on the
-device as well: the host only says which samples they have.
+A graph has fixed shapes and addresses, so that micro-batches are filled up to a few widths and to a
+multiple of rows. Batches are made on the device: the host only says which samples they have. The
+weights are laid out and cast once a step.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +20,8 @@ from transformers import T5ForConditionalGeneration
 from mql4grec import language
 from mql4grec.config import Task
 from mql4grec.language import IGNORED, Corpus, Stream
+from mql4grec.recommender.epochs import Epoch
+from mql4grec.recommender.graphs import Recordings, pinned
 from mql4grec.recommender.network import Network, lay_out
 from mql4grec.recommender.padded import Pieces, RandomDropout, summed_loss
 
@@ -31,27 +29,6 @@ from mql4grec.recommender.padded import Pieces, RandomDropout, summed_loss
 # of Instruments 63 % have 16 tokens at most, 12 % more than 40, and the longest 85.
 WIDTHS = (16, 40, 100, 250, 625, 1562, 3906)
 WIDTH_STEP, ROW_STEP = 8, 64  # what a micro-batch is filled up to
-
-Work = Callable[[], None]
-Record = Callable[[Work], Work]
-
-
-def record_graph(work: Work) -> Work:
-    """Record work on the current CUDA device, done twice before; gives what does it again.
-
-    Args:
-        work: Waits for the host nowhere; reads and writes the same tensors each time.
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()  # compiles, and libraries take their memory
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
 
 
 @dataclass(frozen=True)
@@ -89,12 +66,8 @@ class Samples:
         return torch.where(place < n, found, end)
 
 
-class GraphSteps:
-    """The losses and gradients of optimizer steps.
-
-    Attributes:
-        seconds: That compiling and recording took so far.
-    """
+class T5Steps:
+    """The losses and gradients of optimizer steps."""
 
     def __init__(
         self,
@@ -104,10 +77,10 @@ class GraphSteps:
         n_read: int,
         dtype: torch.dtype,
         pieces: Pieces,
+        recordings: Recordings,
         rivals: Tensor | None = None,
-        record: Record = record_graph,
     ) -> None:
-        """Record nothing yet.
+        """Compile and record nothing yet.
 
         Args:
             model: On its device, with the dropout of its config.
@@ -115,14 +88,14 @@ class GraphSteps:
             n_read: Tokens of the longest input.
             dtype: Of the matrix products.
             pieces: Of the pass, compiled or not.
+            recordings: Where work goes.
             rivals: As in `network.summed_loss`.
-            record: How work is recorded.
         """
         self._model, self._samples, self._pieces, self._rivals = model, samples, pieces, rivals
         rate = model.config.dropout_rate
         self._dropout = RandomDropout(rate) if rate else None
         self._n_read = -(-n_read // WIDTH_STEP) * WIDTH_STEP
-        self._record = record
+        self._recordings = recordings
         self._parameters = list(model.parameters())
         self._network = self._lay_out().cast(dtype)
         self._sums = [
@@ -130,18 +103,18 @@ class GraphSteps:
         ]
         self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._loss = torch.zeros((), device=model.device)
+        self._n_tokens = torch.ones((), device=model.device)
         self._rows: dict[tuple[int, int], Tensor] = {}
-        self._recorded: dict[Any, Work] = {}
-        self.seconds = 0.0
 
-    def draw(self, corpus: Corpus, samples: language.Samples) -> None:
+    def draw(self, corpus: Corpus, epoch: Epoch) -> None:
         """Go on with the samples of another epoch, as many as before."""
-        spans = language.find_spans(corpus, samples, self._samples.stream)
+        assert isinstance(epoch.samples, language.Samples)
+        spans = language.find_spans(corpus, epoch.samples, self._samples.stream)
         self._samples.spans[:-1].copy_(torch.from_numpy(spans))
 
     def begin(self) -> None:
         """Begin an optimizer step."""
-        self._do("begin", self._begin)
+        self._recordings.do("begin", self._begin)
 
     def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
         """Add a micro-batch; waits for the host nowhere.
@@ -152,15 +125,13 @@ class GraphSteps:
             seed: Of dropout.
         """
         none = len(self._samples.spans) - 1
-        filled = np.full(-(-len(rows) // ROW_STEP) * ROW_STEP, none)
-        filled[: len(rows)] = rows
-        shape = (len(filled), self._width(longest))
-        if shape not in self._rows:
-            self._rows[shape] = torch.full(shape[:1], none, device=self._loss.device)
-            self._recorded[shape] = self._made(partial(self._pass, *shape))
-        self._rows[shape].copy_(self._put(filled), non_blocking=True)
+        filled = torch.full((-(-len(rows) // ROW_STEP) * ROW_STEP,), none)
+        filled[: len(rows)] = torch.from_numpy(rows)
+        shape, device = (len(filled), self._width(longest)), self._loss.device
+        own = self._rows.setdefault(shape, torch.empty_like(filled, device=device))
+        own.copy_(pinned(filled, device), non_blocking=True)
         torch.manual_seed(seed)
-        self._recorded[shape]()
+        self._recordings.do(shape, partial(self._pass, *shape))
 
     def finish(self, *, n_tokens: int) -> Tensor:
         """Give every parameter its gradient, and the loss summed over target tokens.
@@ -168,22 +139,11 @@ class GraphSteps:
         Args:
             n_tokens: By which gradients are divided.
         """
-        self._do("finish", self._finish)
-        torch._foreach_div_(self._gradients, n_tokens)
+        self._n_tokens.fill_(n_tokens)
+        self._recordings.do("finish", self._finish)
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return self._loss.clone()
-
-    def _do(self, name: str, work: Work) -> None:
-        if name not in self._recorded:
-            self._recorded[name] = self._made(work)
-        self._recorded[name]()
-
-    def _made(self, work: Work) -> Work:
-        began = time.monotonic()
-        recorded = self._record(work)
-        self.seconds += time.monotonic() - began
-        return recorded
 
     def _begin(self) -> None:
         with torch.no_grad():
@@ -193,7 +153,6 @@ class GraphSteps:
             self._loss.zero_()
 
     def _pass(self, n: int, width: int) -> None:
-        """Add a micro-batch; one of no samples adds nothing."""
         input_ids, labels = self._samples.batch(self._rows[n, width], n_read=width)
         loss = summed_loss(
             self._network,
@@ -211,6 +170,7 @@ class GraphSteps:
     def _finish(self) -> None:
         found = torch.autograd.grad(self._lay_out().tensors(), self._parameters, self._sums)
         torch._foreach_copy_(self._gradients, found)
+        torch._foreach_div_(self._gradients, self._n_tokens)
 
     def _lay_out(self) -> Network:
         return lay_out(self._model, n_read=self._n_read, n_written=self._samples.n_written)
@@ -218,11 +178,6 @@ class GraphSteps:
     def _width(self, longest: int) -> int:
         wide = next(width for width in (*WIDTHS, longest) if width >= longest)
         return min(wide, self._n_read)
-
-    def _put(self, rows: NDArray[np.int64]) -> Tensor:
-        """Put rows where a GPU reads them without waiting."""
-        tensor = torch.from_numpy(rows)
-        return tensor.pin_memory() if self._loss.device.type == "cuda" else tensor
 
 
 def put_samples(
