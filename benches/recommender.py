@@ -281,7 +281,7 @@ class World:
         batch = language.encode(self.corpus, self.epoch.samples, self.epoch.order[rows])
         packed = pack(batch, start=0, device=model.device, keep_padding=False)
         n_read, n_written = batch.input_ids.shape[1], batch.labels.shape[1]
-        network = lay_out(model, n_read=n_read, n_written=n_written, keep_padding=False)
+        network = lay_out(model, n_read=n_read, n_written=n_written, multiply_out=True)
         ours = summed_loss(network, packed).item() / len(packed.labels)
         if abs(ours - theirs) > 1e-4:
             raise SystemExit(f"loss: expected {theirs}, as the authors' way has it, got {ours}")

@@ -16,7 +16,7 @@ from mql4grec.config import RecommenderSettings
 from mql4grec.language import IGNORED, Batch, Corpus
 from mql4grec.recommender.dropout import LEVELS, Dropout, make_dropout
 from mql4grec.recommender.model import group_by_level, set_weights, weights
-from mql4grec.recommender.network import lay_out, summed_loss
+from mql4grec.recommender.network import lay_out, multiplying_pays, summed_loss
 from mql4grec.recommender.packing import Group, pack
 from mql4grec.runtime import Runtime
 
@@ -66,7 +66,7 @@ def loss_and_gradients(
     multiplied: bool = False,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Give the summed loss by our own, and every parameter's gradient."""
-    laid_out = lay_out(model, n_read=40, n_written=6, keep_padding=not multiplied)  # too long
+    laid_out = lay_out(model, n_read=40, n_written=6, multiply_out=multiplied)  # too long
     assert laid_out.multiplied == multiplied
     own = laid_out.cast(torch.float32)
     packed = pack(batch, start=0, device=CPU, keep_padding=keep_padding)
@@ -152,10 +152,10 @@ def test_the_loss_over_levels_is_that_of_decoding() -> None:
     assert all(bool(gradient.isfinite().all()) for gradient in own.values())
 
 
-@pytest.mark.parametrize("keep_padding", [False, True])
-def test_bf16_has_nearly_the_loss_of_fp32(keep_padding: bool) -> None:
+@pytest.mark.parametrize("multiply_out", [False, True])
+def test_bf16_has_nearly_the_loss_of_fp32(multiply_out: bool) -> None:
     one = training.shop()
-    laid_out = lay_out(network(one), n_read=40, n_written=6, keep_padding=keep_padding)
+    laid_out = lay_out(network(one), n_read=40, n_written=6, multiply_out=multiply_out)
     packed = pack(samples(one), start=0, device=CPU, keep_padding=False)
     fine, rough = (
         summed_loss(laid_out.cast(dtype), packed).item()
@@ -167,7 +167,7 @@ def test_bf16_has_nearly_the_loss_of_fp32(keep_padding: bool) -> None:
 
 def test_nothing_is_multiplied_out_where_that_is_more_work() -> None:
     model = network(training.shop(), d_model=24)  # d_kv is 8
-    assert not lay_out(model, n_read=4, n_written=4, keep_padding=False).multiplied
+    assert not multiplying_pays(model)
 
 
 @pytest.mark.parametrize("kind", ["gated-gelu", "gelu"])

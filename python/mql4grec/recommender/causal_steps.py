@@ -20,9 +20,9 @@ from torch.nn import functional
 from mql4grec.config import Modality
 from mql4grec.language import Branches, Corpus, Windows
 from mql4grec.recommender.causal import CausalModel
+from mql4grec.recommender.dropout import RandomDropout
 from mql4grec.recommender.epochs import Epoch
 from mql4grec.recommender.graphs import Recordings, pinned
-from mql4grec.recommender.padded import RandomDropout
 from mql4grec.recommender.teacher import Teacher
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of windows, in items

@@ -121,7 +121,7 @@ class Network:
 
 
 def lay_out(
-    model: T5ForConditionalGeneration, *, n_read: int, n_written: int, keep_padding: bool = True
+    model: T5ForConditionalGeneration, *, n_read: int, n_written: int, multiply_out: bool = False
 ) -> Network:
     """Lay a T5's weights out, in float32 and so that gradients find their way back.
 
@@ -129,8 +129,7 @@ def lay_out(
         model: One that `build` made.
         n_read: Tokens of the longest input.
         n_written: Tokens of the longest target.
-        keep_padding: Whether batches will have padding. If not, attention's projections are
-            multiplied out where that is no more work.
+        multiply_out: Multiply attention's projections out.
 
     Raises:
         ValueError: If the T5 is one of another kind: gated, or without ReLU.
@@ -146,7 +145,7 @@ def lay_out(
     later = torch.ones(n_written, n_written, dtype=torch.bool, device=model.device).triu(1)
     bias = decoder[0].layer[0].SelfAttention.compute_bias(n_written, n_written)[0]
     make_layer, cross_kv = _layer, fold_cross_kv(model)
-    if not keep_padding and config.d_model <= 2 * config.d_kv:
+    if multiply_out:
         make_layer, cross_kv = partial(_multiplied, model), cross_kv[:0]
     return Network(
         embedding=parts.shared.weight,
@@ -160,6 +159,12 @@ def lay_out(
         d_kv=config.d_kv,
         eps=config.layer_norm_epsilon,
     )
+
+
+def multiplying_pays(model: T5ForConditionalGeneration) -> bool:
+    """Tell whether attention's projections, multiplied out, are no more work than one by one."""
+    found: bool = model.config.d_model <= 2 * model.config.d_kv
+    return found
 
 
 def fold_head(model: T5ForConditionalGeneration) -> Tensor:

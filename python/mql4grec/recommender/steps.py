@@ -33,7 +33,7 @@ from mql4grec.recommender.dropout import Dropout, make_dropout
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch, dropout_seed
 from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.model import Model
-from mql4grec.recommender.network import Network, lay_out, summed_loss
+from mql4grec.recommender.network import Network, lay_out, multiplying_pays, summed_loss
 from mql4grec.recommender.packing import pack
 from mql4grec.recommender.padded import Pieces, compile_pieces
 from mql4grec.recommender.t5_steps import WIDTHS, T5Steps, put_samples
@@ -318,7 +318,10 @@ def _lay_out(loop: Loop, epoch: Epoch) -> Network | None:
         return None
     longest = int(epoch.input_lengths.max()), int(epoch.target_lengths.max())
     return lay_out(
-        loop.model, n_read=longest[0], n_written=longest[1], keep_padding=loop.keeps_padding
+        loop.model,
+        n_read=longest[0],
+        n_written=longest[1],
+        multiply_out=not loop.keeps_padding and multiplying_pays(loop.model),
     )
 
 
