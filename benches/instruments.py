@@ -45,6 +45,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from decoding import DATA, agreement
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,9 +64,11 @@ from mql4grec.config import (
 )
 from mql4grec.decoding import ItemTrie, Rankings
 from mql4grec.language import Corpus
-from mql4grec.recommender import Model, Teacher
+from mql4grec.recommender import Model, Teacher, steps, training
 from mql4grec.recommender.epochs import draw_epoch
-from mql4grec.runtime import Runtime, describe_machine, start
+from mql4grec.recommender.graphs import Recordings
+from mql4grec.recommender.padded import PIECES
+from mql4grec.runtime import SILENT, Runtime, describe_machine, start
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "instruments.yaml"
 INDEX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}
@@ -127,11 +130,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def models(n_layers: int | None, *, on_gpu: bool) -> dict[str, RecommenderSettings]:
     """Give the two models and how they are trained."""
     t5 = TrainingSettings(
-        micro_batch_size=1024 if on_gpu else 64, select_by="ndcg", select_users=SELECT_USERS
+        micro_batch_size=1024 if on_gpu else 64,
+        graphs=on_gpu,
+        select_by="ndcg",
+        select_users=SELECT_USERS,
     )
+    decoder_only = config.load(CONFIG).recommender
+    plan = decoder_only.finetune.model_copy(update={"graphs": on_gpu})
     found = {
         "t5": RecommenderSettings(finetune=t5),
-        "decoder_only": config.load(CONFIG).recommender,
+        "decoder_only": decoder_only.model_copy(update={"finetune": plan}),
     }
     update = {"num_layers": n_layers, "num_decoder_layers": n_layers} if n_layers else {}
     return {name: settings.model_copy(update=update) for name, settings in found.items()}
@@ -222,27 +230,54 @@ def plan_training(
     if not n_epochs:
         room = int(rate * (60 * minutes - validation))
         plan["samples_per_epoch"] = min(max(room, n_few), n_samples)
-    return full.model_copy(update=plan), count_flop(shop, settings, teacher, n_samples=n_few)
+    return full.model_copy(update=plan), count_flop(shop, settings, full, teacher, n_samples=n_few)
 
 
 def count_flop(
-    shop: Shop, settings: RecommenderSettings, teacher: Teacher | None, *, n_samples: int
+    shop: Shop,
+    settings: RecommenderSettings,
+    plan: TrainingSettings,
+    teacher: Teacher | None,
+    *,
+    n_samples: int,
 ) -> float:
-    """Count the FLOP of a sample's matrix products, forward and backward."""
-    sizes = {"epochs": 1, "samples_per_epoch": n_samples, "validation_samples": 1}
-    plan = settings.finetune.model_copy(update={**sizes, "select_by": "loss"})
+    """Count the FLOP of a sample's matrix products, forward and backward, by steps that are neither
+    compiled nor recorded, but have the same shapes.
+    """
+    model = build(shop, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        loop = training.prepare(
+            model,
+            [shop.corpus],
+            settings=plan.model_copy(update={"graphs": False}),
+            stage="finetune",
+            folder=Path(folder),
+            runtime=shop.runtime,
+            journal=SILENT,
+            processes=PartialState(cpu=shop.runtime.device == "cpu"),
+            teacher=teacher,
+        )
+    epoch = loop.draw(0)
+    if plan.graphs:
+        loop = steps.with_graphs(loop, epoch, Recordings(lambda work: work), pieces=PIECES)
     with FlopCounterMode(display=False) as counter:
-        train(shop, settings, plan, teacher)
+        for number, first in enumerate(range(0, n_samples, plan.batch_size)):
+            rows = epoch.order[first : first + plan.batch_size]
+            steps.take_step(loop, epoch, rows, number=number)
     return counter.get_total_flops() / n_samples
+
+
+def build(shop: Shop, settings: RecommenderSettings) -> Model:
+    """Make an untrained model."""
+    vocabulary, max_his_len = shop.corpus.vocabulary, shop.corpus.max_his_len
+    return recommender.build(vocabulary, settings, seed=SEED, max_his_len=max_his_len)
 
 
 def train(
     shop: Shop, settings: RecommenderSettings, plan: TrainingSettings, teacher: Teacher | None
 ) -> tuple[Model, dict[str, Any]]:
     """Train a model; gives it as it was after the best epoch, and the training's history."""
-    model = recommender.build(
-        shop.corpus.vocabulary, settings, seed=SEED, max_his_len=shop.corpus.max_his_len
-    )
+    model = build(shop, settings)
     with tempfile.TemporaryDirectory() as folder:
         recommender.train(
             model,
@@ -260,14 +295,14 @@ def train(
 
 def make_teacher(shop: Shop, *, share: float) -> Teacher:
     """Rank with EASE^R after every training event, as stage `finetune` does."""
-    training = shop.histories.held_out(2)
+    known = shop.histories.held_out(2)
     found = baselines.rank_prefixes(
-        training, n_items=shop.n_items, settings=EvaluationSettings(), seed=SEED
+        known, n_items=shop.n_items, settings=EvaluationSettings(), seed=SEED
     )
-    followed = np.delete(np.arange(len(training.items)), training.offsets[1:] - 1)
+    followed = np.delete(np.arange(len(known.items)), known.offsets[1:] - 1)
     calibration = evaluation.calibrate(
         Rankings(items=found.items[followed], scores=found.scores[followed]),
-        training.items[followed + 1],
+        known.items[followed + 1],
     )
     shares = recommender.sharpen(found.scores, temperature=calibration.temperature)
     return Teacher(items=found.items, shares=shares, share=share)
@@ -337,8 +372,8 @@ def compare_with_cpu(shop: Shop, model: Model) -> float:
 def rank_baselines(shop: Shop) -> dict[str, Any]:
     """Give the metrics of item-kNN and EASE^R for the same users."""
     inputs, targets = shop.histories.held_out(1), shop.histories.target(1)
-    training = shop.histories.held_out(2)
-    rankers = baselines.fit(training, n_items=shop.n_items, settings=EvaluationSettings())
+    known = shop.histories.held_out(2)
+    rankers = baselines.fit(known, n_items=shop.n_items, settings=EvaluationSettings())
     found: dict[str, Any] = {}
     for removed, name in SEEN.items():
         lists = {each: rankers[each](inputs, top_k=10, remove_seen=removed) for each in BASELINES}

@@ -22,8 +22,15 @@ from mql4grec.recommender.epochs import cut, draw_epoch
 from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.model import group_by_level
 from mql4grec.recommender.network import lay_out
-from mql4grec.recommender.padded import PIECES, Masks, compile_pieces, hash_bits, summed_loss
-from mql4grec.recommender.steps import Loop, make_optimizer, with_graphs
+from mql4grec.recommender.padded import (
+    N_MASKS,
+    PIECES,
+    Masks,
+    compile_pieces,
+    draw_keys,
+    summed_loss,
+)
+from mql4grec.recommender.steps import Loop, with_graphs
 from mql4grec.recommender.t5_steps import T5Steps, put_samples
 from mql4grec.runtime import Runtime
 from test_recommender_network import assert_same_gradients, gradients, network, slow_loss
@@ -155,8 +162,10 @@ def test_the_seed_decides_what_is_dropped() -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_masks_keep_the_mean_and_have_nothing_in_common(rate: float) -> None:
     like = torch.ones(1000, 200, dtype=torch.bfloat16)
-    keys = hash_bits(torch.arange(4, dtype=torch.int32))
-    kept = torch.stack([Masks(rate, key).mask(like, number) for key in keys for number in (0, 1)])
+    keys = draw_keys(torch.tensor(7, dtype=torch.int32), 3)
+    kept = torch.stack(
+        [Masks(rate, own).mask(like, number) for own in keys for number in range(N_MASKS)]
+    )
     assert set(kept.unique().tolist()) == {0.0, 1.0}
     kept = kept.flatten(1).float()
     error = (rate * (1 - rate) / kept.shape[1]) ** 0.5
@@ -217,17 +226,13 @@ def test_no_micro_batch_has_two_widths() -> None:
 
 def with_graphs_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all trainings be as on a GPU with `graphs`."""
-    prepare = loops._prepare
+    prepare = loops.prepare
 
     def prepare_with_graphs(model: recommender.Model, *args: object, **values: object) -> Loop:
         loop = prepare(model, *args, **values)
-        optimizer = make_optimizer(
-            model, lr=loop.settings.lr, weight_decay=loop.settings.weight_decay, capturable=True
-        )
-        loop = replace(loop, optimizer=optimizer)
         return with_graphs(loop, loop.draw(0), recordings(), pieces=PIECES)
 
-    monkeypatch.setattr(loops, "_prepare", prepare_with_graphs)
+    monkeypatch.setattr(loops, "prepare", prepare_with_graphs)
 
 
 @pytest.mark.parametrize("sampling", ["prefixes", "windows"])

@@ -6,8 +6,8 @@ turns into few kernels: every layer of a kind is the same piece, compiled once.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from mql4grec.language import IGNORED
 from mql4grec.recommender.network import Layer, Network
 
 EVEN = 8  # numbers whose rows a GPU's products read together: what is written is filled up to it
+N_MASKS = 6  # of a piece, at most
 GOLDEN = 0x9E3779B9 - 2**32  # 2^32 by the golden ratio, odd: multiples of it are far apart
 
 
@@ -27,11 +28,11 @@ class Masks:
 
     Attributes:
         rate: Of what is dropped, below 1.
-        key: int32 (), another one for every piece of every forward pass.
+        keys: int32 (N_MASKS,), others for every piece of every forward pass.
     """
 
     rate: float
-    key: Tensor
+    keys: Tensor
 
     @property
     def scale(self) -> float:
@@ -41,8 +42,15 @@ class Masks:
     def mask(self, like: Tensor, number: int) -> Tensor:
         """Give ones and zeros of a tensor's shape and type, the piece's own of this number."""
         places = torch.arange(like.numel(), dtype=torch.int32, device=like.device).view(like.shape)
-        hashed = hash_bits(places * GOLDEN + (self.key + number))
+        key = self.keys[number]
+        hashed = hash_bits(places ^ key) + key
         return (hashed >= int(self.rate * 2**32) - 2**31).to(like.dtype)
+
+
+def draw_keys(seed: Tensor, n: int) -> Tensor:
+    """Give the keys of n pieces, int32 (n, N_MASKS), from a seed, int32 ()."""
+    numbers = torch.arange(n * N_MASKS, dtype=torch.int32, device=seed.device)
+    return hash_bits(numbers * GOLDEN + seed).view(n, N_MASKS)
 
 
 def hash_bits(numbers: Tensor) -> Tensor:
@@ -181,8 +189,12 @@ def _feed_forward(sizes: Sizes, layer: Layer, hidden: Tensor) -> Tensor:
 PIECES = Pieces(embed, encoder_layer, decoder_layer, close, loss)
 
 
+@cache
 def compile_pieces(*, backend: str = "inductor") -> Pieces:
-    """Compile every piece when it is first called: for each length of inputs, for any batch."""
+    """Compile every piece when it is first called: for each length of inputs, for any batch.
+
+    What is compiled serves all trainings of a process.
+    """
     compiled = {name: torch.compile(piece, backend=backend) for name, piece in vars(PIECES).items()}
     return Pieces(**compiled)
 
@@ -211,14 +223,15 @@ def summed_loss(
         pieces: Compiled or not.
     """
     n_read, written = input_ids.shape[1], -(-labels.shape[1] // EVEN) * EVEN
-    numbers = itertools.count()
+    n_pieces = 4 + len(network.encoder) + len(network.decoder)
+    keys = None
+    if dropout:
+        assert seed is not None
+        keys = iter(draw_keys(seed, n_pieces))
 
     def sizes() -> Sizes:
-        """Give another key to each piece."""
-        masks = None
-        if dropout:
-            assert seed is not None
-            masks = Masks(dropout, hash_bits(seed + GOLDEN * next(numbers)))
+        """Give other keys to each piece."""
+        masks = None if keys is None else Masks(dropout, next(keys))
         return Sizes(network.n_heads, network.eps, masks)
 
     pad = torch.where(input_ids == start, torch.finfo(torch.float32).min, 0.0)

@@ -187,7 +187,11 @@ def with_graphs(
             recordings=recordings,
             rivals=loop.rivals,
         )
-    return replace(loop, graphs=graphs, recordings=recordings)
+    settings = loop.settings
+    optimizer = make_optimizer(
+        loop.model, lr=settings.lr, weight_decay=settings.weight_decay, capturable=True
+    )
+    return replace(loop, optimizer=optimizer, graphs=graphs, recordings=recordings)
 
 
 def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int) -> Tensor:

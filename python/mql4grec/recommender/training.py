@@ -98,7 +98,7 @@ def train(
         )
     processes = PartialState(cpu=runtime.device == "cpu")
     journal = journal if processes.is_main_process else SILENT
-    loop = _prepare(
+    loop = prepare(
         model,
         corpora,
         settings=settings,
@@ -122,7 +122,7 @@ def train(
     return loop.model
 
 
-def _prepare(
+def prepare(
     model: Model,
     corpora: Sequence[Corpus],
     *,
@@ -162,12 +162,7 @@ def _prepare(
     branches = {m: language.list_branches(corpus, m) for m in MODALITIES} if whole else {}
     loop = Loop(
         model=model,
-        optimizer=make_optimizer(
-            model,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            capturable=settings.graphs and model.device.type == "cuda",
-        ),
+        optimizer=make_optimizer(model, lr=settings.lr, weight_decay=settings.weight_decay),
         corpus=corpus,
         tasks=tasks,
         validation=validation_epoch(
