@@ -2,12 +2,14 @@
 
 This room knows item rows and histories only, no codes and no T5. All three fit on one set of
 histories and rank from another: for the test, fit on the histories without their last two items
-(the part that T5 trains on), rank from those without the last one. They rank the whole catalog.
+(the part that T5 trains on), rank from those without the last one; `evaluation.refit` then fits
+them again, on the latter. They rank the whole catalog.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -43,6 +45,36 @@ class Ranker(Protocol):
             Items (U, min(top_k, N)), ties by the lower row.
         """
         ...
+
+
+@dataclass(frozen=True)
+class ItemToItem:
+    """A baseline, a `Ranker`, whose scores are sums of what the events of a history add to an item.
+
+    Attributes:
+        weights: float32 (N, N), dense or CSR: what an event of an item (row) adds to each (column).
+        decay: Weight of an event relative to the next later one.
+    """
+
+    weights: NDArray[np.float32] | sparse.csr_array
+    decay: float
+
+    def __call__(self, inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
+        """Rank the whole catalog for every history, as `Ranker` describes it."""
+        return _rank(
+            self._score,
+            _weights(inputs, n_items=self.weights.shape[0], decay=self.decay),
+            top_k=top_k,
+            remove_seen=remove_seen,
+        )
+
+    def _score(self, inputs: sparse.csr_array) -> NDArray[np.float32]:
+        scores = inputs @ self.weights
+        return np.asarray(scores.toarray() if sparse.issparse(scores) else scores, np.float32)
+
+    def added(self, seen: NDArray[np.int32], items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Tell what one event of each item `seen` (R,) adds to the score of its item (R,)."""
+        return np.asarray(self.weights[seen, items], np.float32)
 
 
 def fit(
@@ -115,7 +147,7 @@ def fit_most_popular(training: Histories, *, n_items: int) -> Ranker:
 
 def fit_item_knn(
     training: Histories, *, n_items: int, shrink: float = 50.0, decay: float = 0.8
-) -> Ranker:
+) -> ItemToItem:
     """Rank items by their cosine to the items of the input.
 
     The similarity of two items is `n_both / (sqrt(n_a * n_b) + shrink)` over the users of
@@ -138,16 +170,7 @@ def fit_item_knn(
     row, column = row[other], column[other]
     cosine = both.data[other] / (norms[row] * norms[column] + np.float32(shrink))
     similar = sparse.csr_array((cosine, (row, column)), shape=(n_items, n_items))
-
-    def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
-        return _rank(
-            lambda weights: (weights @ similar).toarray(),
-            _weights(inputs, n_items=n_items, decay=decay),
-            top_k=top_k,
-            remove_seen=remove_seen,
-        )
-
-    return ranker
+    return ItemToItem(similar, decay)
 
 
 def fit_ease(
@@ -157,7 +180,7 @@ def fit_ease(
     regularization: float = 100.0,
     decay: float = 0.8,
     max_items: int = 20_000,
-) -> Ranker:
+) -> ItemToItem:
     """Fit EASE^R, the linear item-to-item model with a closed form.
 
     With P the inverse of `X'X + lambda I`, the weights are `-P_ij / P_jj`, 0 on the diagonal.
@@ -184,16 +207,7 @@ def fit_ease(
             "leave EASE^R out, or raise `max_items` if memory for N x N floats is there"
         )
     linear = _ease_weights(_binary(training, n_items=n_items), regularization=regularization)
-
-    def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
-        return _rank(
-            lambda weights: weights @ linear,
-            _weights(inputs, n_items=n_items, decay=decay),
-            top_k=top_k,
-            remove_seen=remove_seen,
-        )
-
-    return ranker
+    return ItemToItem(linear, decay)
 
 
 def rank_prefixes(

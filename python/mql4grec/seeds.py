@@ -19,7 +19,7 @@ from mql4grec.config import Settings
 from mql4grec.evaluation import METRICS
 from mql4grec.report import read_rankings
 from mql4grec.runtime import Journal
-from mql4grec.stages.evaluation import SEEN
+from mql4grec.stages.decoding import SEEN
 
 RESULT = "seeds.json"
 
@@ -71,7 +71,8 @@ def summarise(runs: Sequence[Settings]) -> dict[str, Any]:
         standard deviation with n - 1), and as in `metrics.json`, with each user's share in a metric
         averaged over seeds, "intervals", "differences" and "significance": these know how users
         differ; the standard deviation, how seeds do. Of runs that compare them, the same figures
-        with seen items removed (or kept) in a part of their own, as in `metrics.json`.
+        with seen items removed (or kept) in a part of their own, as in `metrics.json`; of runs with
+        `evaluation.refit`, "refitted" too.
     """
     first = runs[0]
     shop = catalog.load(first.folder / "catalog" / first.target.name, first.target.name)
@@ -82,6 +83,8 @@ def summarise(runs: Sequence[Settings]) -> dict[str, Any]:
         "n_items": shop.n_items,
     }
     told = artifacts.read_json(first.folder / "evaluation" / "metrics.json", made_by="run --seeds")
+    if "refitted" in told:
+        found["refitted"] = told["refitted"]
     for part in ("", *SEEN.values()):
         names = list((told.get(part, {}) if part else told).get("rankings", {}))
         if names:

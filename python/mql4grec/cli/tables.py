@@ -147,6 +147,7 @@ def print_results(settings: Settings) -> None:
     for key in SEEN_KEYS:
         if key in found:
             _print_rankings(found[key], title=_seen_title(title, key))
+    _print_refitted(found)
     print(f"metrics: {path}")
     page = settings.folder / "report" / "index.html"
     if page.exists():
@@ -184,7 +185,16 @@ def print_seeds(settings: Settings) -> None:
     for key in SEEN_KEYS:
         if key in found:
             _print_spreads(found[key], title=_seen_title(title, key), seeds=numbers)
+    _print_refitted(found)
     print(f"seeds:   {path}")
+
+
+def _print_refitted(found: Mapping[str, Any]) -> None:
+    """Print which rankings were fitted on more than papers do."""
+    from mql4grec.report import refit_note
+
+    if note := refit_note(found).strip():
+        print(note)
 
 
 def _print_spreads(found: Mapping[str, Any], *, title: str, seeds: str) -> None:

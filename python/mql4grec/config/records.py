@@ -356,9 +356,16 @@ class EvaluationSettings(Record):
     combine_users: Positive = 2000  # whose last but one events the weights are chosen on
     rerank: bool = False
     """One more ranking, "reranked": all items of the lists of `combine`, ranked by gradient-boosted
-    trees that are learnt on the same users' same events; "combined" again, where they add no more
-    than chance there. They want more `combine_users`: of 2,000, some 700 have their next item on a
-    list, too few to learn from and to be sure of a gain of 3 %."""
+    trees that are learnt on the same users' same events and see, besides the lists, what item-kNN
+    and EASE^R say of each item; "combined" again, where they add no more than chance there. They
+    want more `combine_users`: of 2,000, some 700 have their next item on a list, too few to learn
+    from and to be sure of a gain of 3 %."""
+    refit: bool = False
+    """Fit most popular, item-kNN and EASE^R on users' last but one events too, and count those for
+    what trees see of training, once all weights and trees are chosen, before ranking for the last
+    events, none of which is used. Papers do not do so: the baselines' own figures are then those of
+    refitted ones, lest a comparison be unfair, and all figures are told to be. The recommender and
+    SASRec are not trained again, and rankings of `files` are as they are."""
     files: tuple[RankingFileSettings, ...] = ()
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)

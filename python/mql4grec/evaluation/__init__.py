@@ -1,17 +1,19 @@
 """Item-level HR@k and NDCG@k, late fusion of rankings, and how sure the figures are.
 
 This room knows rankings, targets and the rules by which several rankings become one. It does not
-know how a ranking was made. Every user counts: one whose target is not listed is a miss. Its parts:
+know how a ranking was made, but can ask item-to-item models about any item. Every user counts: one
+whose target is not listed is a miss. Its parts:
 
-    figures     HR and NDCG
-    lists       lists side by side, seen items removed
-    fusion      text and image: the authors' rule, or a weighted mean of log-probabilities
-    combination any number of lists: calibrated probabilities, averaged
-    candidates  their items, described by what lists and training tell of each
-    reranking   their items ranked anew, by trees that are learnt from such descriptions
-    intervals   bootstrap over users
-    groups      codes instead of items; users by how often their target was seen in training
-    summary     what `evaluation/metrics.json` holds
+    figures       HR and NDCG
+    lists         lists side by side, seen items removed
+    fusion        text and image: the authors' rule, or a weighted mean of log-probabilities
+    combination   any number of lists: calibrated probabilities, averaged
+    contributions what the events of a history add to an item, by item-to-item models
+    candidates    items of lists, described by what lists, training and such models tell of each
+    reranking     their items ranked anew, by trees that are learnt from such descriptions
+    intervals     bootstrap over users
+    groups        codes instead of items; users by how often their target was seen in training
+    summary       what `evaluation/metrics.json` holds
 """
 
 from mql4grec.evaluation.candidates import Basis, Lists, Occurrences, occurrences

@@ -1,19 +1,22 @@
 """What the items of several lists have to tell: of each list, of training, of their user.
 
-Features are made of training histories and of what the lists say, never of an event held out.
+Features are made of training histories, of models fitted on these, and of what the lists say, never
+of an event held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mql4grec.baselines import ItemToItem
 from mql4grec.catalog import Histories
 from mql4grec.decoding import Rankings
 from mql4grec.evaluation.combination import Combination, to_probabilities
+from mql4grec.evaluation.contributions import Candidates, contribution_names, contributions
 from mql4grec.evaluation.lists import align
 
 OF_ITEMS = ("events", "lateness", "share of last events", "after last item", "before last item")
@@ -60,10 +63,17 @@ class Basis:
     Attributes:
         combination: Of the lists, whose calibrations are used.
         occurrences: Of the shop's items.
+        models: Fitted on the same training histories, by name; may be none.
     """
 
     combination: Combination
     occurrences: Occurrences
+    models: Mapping[str, ItemToItem] = field(default_factory=dict)
+
+    @property
+    def features(self) -> list[str]:
+        """Name the F features of candidates."""
+        return feature_names(tuple(self.combination.calibrations), models=tuple(self.models))
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def describe(lists: Lists, basis: Basis) -> tuple[NDArray[np.int32], NDArray[np.
 
     Returns:
         Items (U, W) in ascending order, each once, -1 elsewhere, as `align` gives them; and of the
-        R that are not -1, row by row, features float32 (R, F), in the order of `feature_names`.
+        R that are not -1, row by row, features float32 (R, F), as `Basis.features` names them.
     """
     calibrations = basis.combination.calibrations  # their order is that of the features
     rankings = [lists.rankings[name] for name in calibrations]
@@ -128,14 +138,16 @@ def describe(lists: Lists, basis: Basis) -> tuple[NDArray[np.int32], NDArray[np.
         best = np.max(log, axis=1, where=real, initial=-np.inf, keepdims=True)
         rank = np.where(np.isnan(place), one.items.shape[1] + 1, place)
         columns += [log[real], (log - best)[real], rank[real]]
-    columns += _of_items(items[real], np.nonzero(real)[0], lists.inputs, basis.occurrences)
+    candidates = Candidates(items[real], np.nonzero(real)[0], lists.inputs)
+    columns += _of_items(candidates, basis.occurrences)
+    columns += contributions(candidates, basis.models)
     return items, np.stack([column.astype(np.float32) for column in columns], axis=1)
 
 
-def feature_names(names: tuple[str, ...]) -> list[str]:
-    """Name the F features of candidates from lists of these names."""
+def feature_names(names: tuple[str, ...], *, models: tuple[str, ...] = ()) -> list[str]:
+    """Name the F features of candidates from lists of these names, and of models of these."""
     of_lists = [f"{name} {what}" for name in names for what in ("log", "behind best", "rank")]
-    return [*of_lists, *OF_ITEMS, *OF_USERS]
+    return [*of_lists, *OF_ITEMS, *OF_USERS, *contribution_names(models)]
 
 
 def _places(ranking: Rankings) -> Rankings:
@@ -144,23 +156,9 @@ def _places(ranking: Rankings) -> Rankings:
     return Rankings(ranking.items, np.broadcast_to(ranks, ranking.items.shape))
 
 
-def _of_items(
-    items: NDArray[np.int32],
-    users: NDArray[np.int64],
-    inputs: Histories,
-    occurrences: Occurrences,
-) -> list[NDArray[np.generic]]:
-    """Give what training tells of candidates, and of their users' histories.
-
-    Args:
-        items: int32 (R,).
-        users: int64 (R,), whose candidates they are.
-        inputs: Histories of the users.
-        occurrences: Of the items.
-
-    Returns:
-        (R,) for each of OF_ITEMS and OF_USERS.
-    """
+def _of_items(candidates: Candidates, occurrences: Occurrences) -> list[NDArray[np.generic]]:
+    """Give what training tells of R candidates and their histories: OF_ITEMS and OF_USERS."""
+    items, users, inputs = candidates.items, candidates.users, candidates.inputs
     lengths = inputs.lengths()
     last = np.full(len(lengths), -1, np.int32)  # (U,)
     last[lengths > 0] = inputs.items[inputs.offsets[1:][lengths > 0] - 1]

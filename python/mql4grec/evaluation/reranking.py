@@ -2,7 +2,8 @@
 
 An average gives a list the same weight for every item. Trees may trust one list for items that
 training has hardly seen and another for the rest: besides what every list says of a candidate they
-see how often and how late training has it, and how often beside the user's last item. Like the
+see how often and how late training has it, how often beside the user's last item, and what each
+event of the history adds to it by item-kNN and EASE^R, on whose lists it may not be. Like the
 weights of an average they are learnt on users whose next item is known and held out, never on those
 of the test. By cross-validation over these users the number of trees is chosen, and the trees are
 left out where they add no more than chance to the average.
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec.decoding import Rankings
-from mql4grec.evaluation.candidates import Basis, Lists, describe, feature_names
+from mql4grec.evaluation.candidates import Basis, Lists, describe
 from mql4grec.evaluation.combination import CHANCE, combine
 from mql4grec.evaluation.figures import METRICS, gains
 from mql4grec.evaluation.lists import best_first
@@ -167,7 +168,7 @@ def learn(
         ndcg_combined=float(base.mean()),
         gain=(gain, error),
         used=used,
-        features=_told(trees, names=tuple(basis.combination.calibrations)),
+        features=_told(trees, names=basis.features),
     )
     return Reranker(basis, trees, record)
 
@@ -310,9 +311,9 @@ def _paired(added: NDArray[np.float64]) -> tuple[float, float]:
     return float(added.mean()), float(added.std() / np.sqrt(len(added)))
 
 
-def _told(trees: Booster | None, *, names: tuple[str, ...]) -> dict[str, float]:
+def _told(trees: Booster | None, *, names: list[str]) -> dict[str, float]:
     """Give what trees gained from each feature, the most first."""
     if trees is None:
         return {}
-    told = zip(feature_names(names), trees.feature_importance("gain").tolist(), strict=True)
+    told = zip(names, trees.feature_importance("gain").tolist(), strict=True)
     return dict(sorted(told, key=lambda pair: -pair[1]))

@@ -31,6 +31,7 @@ from mql4grec.report.recommendations import (
     write_recommendations,
 )
 from mql4grec.report.record import Example, ReportData
+from mql4grec.report.results import refit_note
 
 __all__ = [
     "Example",
@@ -41,6 +42,7 @@ __all__ = [
     "choose_examples",
     "prefix_lines",
     "read_rankings",
+    "refit_note",
     "write",
     "write_rankings",
     "write_recommendations",

@@ -58,6 +58,7 @@ def results(metrics: Mapping[str, Any] | None) -> Html:
         "be found among all items. HR@k is the share of users for whom it is among the first k; "
         "NDCG@k weighs it by its rank. The best figure of each column is marked."
     )
+    note += refit_note(metrics)
     if intervals:
         note += " Below each figure and as whiskers: its bootstrap interval over users."
     charts = [
@@ -75,6 +76,17 @@ def results(metrics: Mapping[str, Any] | None) -> Html:
         _twin_level(metrics),
         _by_training_events(metrics),
         *(_other_way(metrics[key], how) for key, how in OTHER_WAYS.items() if key in metrics),
+    )
+
+
+def refit_note(metrics: Mapping[str, Any]) -> str:
+    """Say which rankings were fitted on more than papers do, or nothing where none was."""
+    if not metrics.get("refitted"):
+        return ""
+    names = ", ".join(map(_title, metrics["refitted"]))
+    return (
+        f" {names} are fitted on the users' last but one events too, and what is combined or "
+        "reranked knows these; papers leave them out. No last event was used."
     )
 
 

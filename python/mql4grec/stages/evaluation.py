@@ -1,4 +1,4 @@
-"""The stages from a trained T5 to rankings, those of the baselines beside them, and figures."""
+"""The stages from rankings to figures: baselines beside them, and rankings made of others."""
 
 from __future__ import annotations
 
@@ -12,93 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec import artifacts, baselines, evaluation
-from mql4grec.artifacts import atomic_path
 from mql4grec.baselines import Ranker
 from mql4grec.catalog import Catalog, Histories
-from mql4grec.config import MODALITIES, Modality, Settings
+from mql4grec.config import Modality, Settings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.report import read_rankings, write_rankings
-from mql4grec.stages import ranking as generated
-from mql4grec.stages.context import Context, before_path, load_catalog, load_ids, modalities
+from mql4grec.stages.context import Context, before_path, load_catalog, load_ids
+from mql4grec.stages.decoding import (
+    SEEN,
+    combination_split,
+    combined_modalities,
+    load,
+    load_rankings,
+    name_of,
+    ways_of,
+)
 
 if TYPE_CHECKING:
-    from mql4grec.evaluation import Lists
+    from mql4grec.evaluation import Basis, Combination, Lists, Occurrences, Reranker
 
 
-SEEN = {False: "seen_kept", True: "seen_removed"}
 SHARED = ("n_users", "n_items", "settings")  # of `metrics.json`, told once
-
-
-def decode(context: Context, folder: Path) -> None:
-    """Rank for every test user in every modality."""
-    ranker = generated.load_ranker(context)
-    inputs = ranker.shop.histories.held_out(1)
-    for modality in modalities(context.settings, context.settings.target):
-        for removed in ways_of(context.settings):
-            _decode(ranker, inputs, modality=modality, folder=folder, removed=removed)
-
-
-def decode_validation(context: Context, folder: Path) -> None:
-    """Rank for some users without their last two events, to choose weights on the last but one."""
-    ranker = generated.load_ranker(context)
-    inputs, _ = _combination_split(context.settings, ranker.shop)
-    for modality in combined_modalities(context.settings):
-        for removed in ways_of(context.settings):
-            _decode(ranker, inputs, modality=modality, folder=folder, removed=removed)
-
-
-def ways_of(settings: Settings) -> tuple[bool, ...]:
-    """List whether seen items are removed: the main way, and if asked the other."""
-    removed = settings.evaluation.remove_seen
-    return (removed, not removed) if settings.evaluation.compare_seen else (removed,)
-
-
-def _name(settings: Settings, modality: Modality, *, removed: bool) -> str:
-    """Name the files of a decoded ranking; those of the other way say which it is."""
-    if removed == settings.evaluation.remove_seen:
-        return modality
-    return f"{modality}.{SEEN[removed]}"
-
-
-def _decode(
-    ranker: generated.Ranker,
-    inputs: Histories,
-    *,
-    modality: Modality,
-    folder: Path,
-    removed: bool,
-) -> None:
-    """Rank and write, unless an earlier call of the stage was interrupted after it."""
-    from mql4grec.decoding import Filters
-
-    settings = ranker.context.settings
-    name = _name(settings, modality, removed=removed)
-    path = folder / f"{name}.npz"
-    if path.exists():
-        return
-    rankings = generated.rank(
-        ranker,
-        inputs,
-        modality=modality,
-        n_beams=settings.decoding.n_beams,
-        # During the search, so that lists are not short for what is removed from them afterwards.
-        filters=Filters(without=inputs) if removed else None,
-        folder=folder / f"{name}.parts",
-    )
-    with atomic_path(path) as temporary:
-        np.savez(temporary, items=rankings.items, scores=rankings.scores)
-
-
-def combined_modalities(settings: Settings) -> tuple[Modality, ...]:
-    """List the modalities among the rankings to be combined, the only ones to decode for."""
-    return tuple(m for m in MODALITIES if m in settings.evaluation.combine)
-
-
-def _combination_split(settings: Settings, shop: Catalog) -> tuple[Histories, NDArray[np.int64]]:
-    """Draw the users on whose last but one events weights are chosen."""
-    limit = settings.evaluation.combine_users
-    return generated.validation_split(shop, limit=limit, seed=settings.seed)
 
 
 def train_sasrec(context: Context, folder: Path) -> None:
@@ -125,11 +60,18 @@ def evaluate(context: Context, folder: Path) -> None:
     """Write the metrics of all rankings, and the rankings as tables."""
     settings = context.settings
     shop = load_catalog(context, settings.target.name)
-    rankers = fit_baselines(context, shop)
-    items = _items(context, shop)
+    fitted = fit_on(context, shop, n_held_out=2)
+    learnt = {
+        removed: _learn(context, shop, fitted, removed=removed) for removed in _made(settings)
+    }
     found: dict[str, Any] = {}
+    if settings.evaluation.refit:
+        # Only now: what was learnt above is learnt from lists that do not know what they rank for.
+        fitted = fit_on(context, shop, n_held_out=1)
+        found["refitted"] = [name for name in fitted.rankers if name != "sasrec"]
+    items = _items(context, shop)
     for removed in ways_of(settings):
-        rankings, told = _rank(context, shop, rankers, removed=removed)
+        rankings, told = _rank(context, shop, fitted, learnt=learnt.get(removed), removed=removed)
         figures = evaluation.evaluate(
             rankings,
             shop.histories.target(1),
@@ -144,11 +86,16 @@ def evaluate(context: Context, folder: Path) -> None:
             path = place / f"{name}.parquet"
             write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
         if is_main:
-            found = figures
+            found = figures | found
         else:
             found[SEEN[removed]] = {key: figures[key] for key in figures if key not in SHARED}
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
+
+
+def _made(settings: Settings) -> tuple[bool, ...]:
+    """List the ways in which rankings are made of others."""
+    return ways_of(settings) if settings.evaluation.combine else ()
 
 
 def _items(context: Context, shop: Catalog) -> evaluation.Items:
@@ -166,7 +113,12 @@ def _items(context: Context, shop: Catalog) -> evaluation.Items:
 
 
 def _rank(
-    context: Context, shop: Catalog, rankers: Mapping[str, Ranker], *, removed: bool
+    context: Context,
+    shop: Catalog,
+    fitted: Fitted,
+    *,
+    learnt: Learnt | None,
+    removed: bool,
 ) -> tuple[dict[str, Rankings], dict[str, Any]]:
     """Collect all rankings of the test users, the generated ones first.
 
@@ -176,54 +128,100 @@ def _rank(
     ours = load_rankings(context, removed=removed)
     inputs = shop.histories.held_out(1)
     split = Split("test", inputs, np.arange(inputs.n_users), removed)
-    rankings = {**ours, **_rank_others(context, shop, rankers, split=split)}
-    names = context.settings.evaluation.combine
-    if not names:
+    rankings = {**ours, **_rank_others(context, shop, fitted.rankers, split=split)}
+    if learnt is None:
         return rankings, {}
-    if missing := [name for name in names if name not in rankings]:
-        raise ConfigError(
-            f"`evaluation.combine`: expected rankings of this run, {sorted(rankings)}, "
-            f"got {missing}; leave them out"
-        )
+    names = context.settings.evaluation.combine
     lists = evaluation.Lists({name: rankings[name] for name in names}, inputs)
-    known = _rank_validation(context, shop, rankers, removed=removed)
-    made, told = _make(context, shop, lists, known)
+    made, told = _make(lists, learnt, fitted)
     return {**ours, **made, **rankings}, told
 
 
-def _make(
-    context: Context, shop: Catalog, lists: Lists, known: tuple[Lists, NDArray[np.int32]]
-) -> tuple[dict[str, Rankings], dict[str, Any]]:
-    """Make the rankings that are made of others.
+def _learn(context: Context, shop: Catalog, fitted: Fitted, *, removed: bool) -> Learnt:
+    """Learn from validation users how to make a ranking of others.
 
     Args:
         context: Of the run.
         shop: The target shop.
+        fitted: Without the last two events.
+        removed: Whether seen items are left out.
+
+    Raises:
+        ConfigError: If a list to be combined is none of this run.
+    """
+    settings = context.settings
+    sample, targets = _rank_validation(context, shop, fitted.rankers, removed=removed)
+    combination = evaluation.fit(sample.rankings, targets, n_items=shop.n_items)
+    if not settings.evaluation.rerank:
+        return Learnt(combination, None)
+    reranker = evaluation.learn(
+        sample,
+        targets,
+        basis=fitted.describes(combination),
+        seed=settings.seed,
+        n_threads=settings.runtime.n_threads,
+        journal=context.journal,
+    )
+    return Learnt(combination, reranker)
+
+
+def _make(
+    lists: Lists, learnt: Learnt, fitted: Fitted
+) -> tuple[dict[str, Rankings], dict[str, Any]]:
+    """Make the rankings that are made of others.
+
+    Args:
         lists: Of the test users.
-        known: Of validation users, and what each of them took next; learnt from.
+        learnt: From validation users.
+        fitted: What candidates are described by.
 
     Returns:
         "combined" and, if asked for, "reranked"; how they were learnt.
     """
     top_k = max(one.items.shape[1] for one in lists.rankings.values())
-    sample, targets = known
-    combination = evaluation.fit(sample.rankings, targets, n_items=shop.n_items)
-    combined = evaluation.combine(lists.rankings, combination, n_items=shop.n_items, top_k=top_k)
+    combination, n_items = learnt.combination, fitted.occurrences.n_items
+    combined = evaluation.combine(lists.rankings, combination, n_items=n_items, top_k=top_k)
     made, told = {"combined": combined}, {"combination": dataclasses.asdict(combination)}
-    settings = context.settings
-    if settings.evaluation.rerank:
-        training = evaluation.occurrences(shop.histories.held_out(2), n_items=shop.n_items)
-        reranker = evaluation.learn(
-            sample,
-            targets,
-            basis=evaluation.Basis(combination, training),
-            seed=settings.seed,
-            n_threads=settings.runtime.n_threads,
-            journal=context.journal,
-        )
+    if learnt.reranker is not None:
+        reranker = dataclasses.replace(learnt.reranker, basis=fitted.describes(combination))
         made["reranked"] = evaluation.rerank(lists, reranker, top_k=top_k)
         told["reranking"] = dataclasses.asdict(reranker.record)
     return made, told
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is known of a shop's training events.
+
+    Attributes:
+        rankers: Baselines by name; SASRec, trained already, is one.
+        occurrences: Of the items.
+    """
+
+    rankers: Mapping[str, Ranker]
+    occurrences: Occurrences
+
+    def describes(self, combination: Combination) -> Basis:
+        """Give what candidates of combined lists are described by."""
+        models = {
+            name: ranker
+            for name, ranker in self.rankers.items()
+            if isinstance(ranker, baselines.ItemToItem)
+        }
+        return evaluation.Basis(combination, self.occurrences, models)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """How rankings are made of others.
+
+    Attributes:
+        combination: How "combined" is.
+        reranker: How "reranked" is; None: it is not asked for.
+    """
+
+    combination: Combination
+    reranker: Reranker | None
 
 
 @dataclass(frozen=True)
@@ -267,11 +265,18 @@ def _rank_validation(
     """Collect the lists to be combined of some users, and their last but one events."""
     settings = context.settings
     names = settings.evaluation.combine
-    inputs, users = _combination_split(settings, shop)
+    known = {*combined_modalities(settings), *rankers}
+    known |= {file.name for file in settings.evaluation.files}
+    if missing := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"`evaluation.combine`: expected rankings of this run, {sorted(known)}, "
+            f"got {missing}; leave them out"
+        )
+    inputs, users = combination_split(settings, shop)
     lists: dict[str, Rankings] = {}
     for modality in combined_modalities(settings):
-        name = _name(settings, modality, removed=removed)
-        lists[modality] = _load(context.folder / "validation" / f"{name}.npz")
+        name = name_of(settings, modality, removed=removed)
+        lists[modality] = load(context.folder / "validation" / f"{name}.npz")
     wanted = {name: ranker for name, ranker in rankers.items() if name in names}
     split = Split("validation", inputs, users, removed)
     lists |= _rank_others(context, shop, wanted, split=split)
@@ -279,14 +284,19 @@ def _rank_validation(
     return chosen, shop.histories.target(2)[users]
 
 
-def fit_baselines(context: Context, shop: Catalog) -> dict[str, Ranker]:
-    """Fit every baseline that the shop's size and the settings allow; SASRec is trained already."""
+def fit_on(context: Context, shop: Catalog, *, n_held_out: int) -> Fitted:
+    """Fit every baseline that the shop's size and the settings allow; SASRec is trained already.
+
+    Args:
+        context: Of a run whose SASRec is trained, if asked for.
+        shop: The target shop.
+        n_held_out: How many of the users' last events are not looked at, but by SASRec, which was
+            trained without the last two.
+    """
     settings = context.settings
+    training = shop.histories.held_out(n_held_out)
     rankers = baselines.fit(
-        shop.histories.held_out(2),
-        n_items=shop.n_items,
-        settings=settings.evaluation,
-        journal=context.journal,
+        training, n_items=shop.n_items, settings=settings.evaluation, journal=context.journal
     )
     if settings.sasrec.enabled and shop.n_items <= settings.sasrec.max_items:
         from mql4grec import sasrec
@@ -297,27 +307,4 @@ def fit_baselines(context: Context, shop: Catalog) -> dict[str, Ranker]:
             return sasrec.rank(network, inputs, top_k=top_k, remove_seen=remove_seen)
 
         rankers["sasrec"] = ranker
-    return rankers
-
-
-def load_rankings(context: Context, *, removed: bool | None = None) -> dict[str, Rankings]:
-    """Read the generated rankings of the test users, "fused" added.
-
-    Args:
-        context: Of a run whose decoding is done.
-        removed: Whether those without seen items are wanted; None: the main ones.
-    """
-    settings = context.settings
-    if removed is None:
-        removed = settings.evaluation.remove_seen
-    found: dict[Modality, Rankings] = {}
-    for modality in modalities(settings, settings.target):
-        name = _name(settings, modality, removed=removed)
-        found[modality] = _load(context.folder / "decoding" / f"{name}.npz")
-    inputs = load_catalog(context, settings.target.name).histories.held_out(1)
-    return generated.assemble(context, found, inputs, remove_seen=removed)
-
-
-def _load(path: Path) -> Rankings:
-    with np.load(artifacts.require(path, made_by="evaluate"), allow_pickle=False) as arrays:
-        return Rankings(items=arrays["items"], scores=arrays["scores"])
+    return Fitted(rankers, evaluation.occurrences(training, n_items=shop.n_items))

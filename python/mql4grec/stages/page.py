@@ -21,7 +21,7 @@ from mql4grec.stages.context import (
     load_ids,
     modalities,
 )
-from mql4grec.stages.evaluation import load_rankings
+from mql4grec.stages.decoding import load_rankings
 
 if TYPE_CHECKING:
     from mql4grec.quality import Maps
