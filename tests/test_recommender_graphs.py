@@ -18,18 +18,11 @@ from mql4grec.language import Corpus
 from mql4grec.recommender import causal_steps, choices, t5_steps
 from mql4grec.recommender import training as loops
 from mql4grec.recommender.causal_steps import CausalSteps, put_lookups
+from mql4grec.recommender.dropout import RandomDropout
 from mql4grec.recommender.epochs import cut, draw_epoch
 from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.model import group_by_level
-from mql4grec.recommender.network import lay_out
-from mql4grec.recommender.padded import (
-    N_MASKS,
-    PIECES,
-    Masks,
-    compile_pieces,
-    draw_keys,
-    summed_loss,
-)
+from mql4grec.recommender.padded import PIECES, compile_pieces
 from mql4grec.recommender.steps import Loop, with_graphs
 from mql4grec.recommender.t5_steps import T5Steps, put_samples
 from mql4grec.runtime import Runtime
@@ -159,44 +152,11 @@ def test_the_seed_decides_what_is_dropped() -> None:
     assert losses[0] == losses[2] != losses[1]
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_masks_keep_the_mean_and_have_nothing_in_common(rate: float) -> None:
-    like = torch.ones(1000, 200, dtype=torch.bfloat16)
-    keys = draw_keys(torch.tensor(7, dtype=torch.int32), 3)
-    kept = torch.stack(
-        [Masks(rate, own).mask(like, number) for own in keys for number in range(N_MASKS)]
-    )
+def test_dropout_keeps_the_mean() -> None:
+    masks = RandomDropout(0.1)
+    kept = masks.mask(torch.ones(200_000, dtype=torch.bfloat16))
     assert set(kept.unique().tolist()) == {0.0, 1.0}
-    kept = kept.flatten(1).float()
-    error = (rate * (1 - rate) / kept.shape[1]) ** 0.5
-    np.testing.assert_allclose(kept.mean(dim=1), 1 - rate, atol=5 * error)
-    assert Masks(rate, keys[0]).scale == pytest.approx(1 / (1 - rate))
-    together = np.corrcoef(kept)  # masks with each other
-    assert np.abs(together - np.eye(len(kept))).max() < 5 / kept.shape[1] ** 0.5
-    for step in (1, 2, 3, 64, 200, 256):  # and places with those that come so much later
-        apart = np.corrcoef(kept[:, :-step].flatten(), kept[:, step:].flatten())[0, 1]
-        assert abs(apart) < 5 / kept.numel() ** 0.5
-
-
-def test_kept_numbers_are_scaled_as_often_as_they_are_dropped() -> None:
-    """Little dropout changes no mean: the loss of many passes is near that without."""
-    one = training.shop()
-    model = network(one, dropout=0.0)
-    samples = samples_of(one)
-    batch = language.encode(one, samples, np.arange(30))
-    ids, labels = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.labels)
-    laid_out = lay_out(model, n_read=40, n_written=8, multiply_out=True)
-    given = {"start": one.vocabulary.pad}
-    with torch.no_grad():
-        plain = summed_loss(laid_out, ids, labels, **given).item()
-        losses = [
-            summed_loss(
-                laid_out, ids, labels, dropout=0.01, seed=torch.tensor(seed).int(), **given
-            ).item()
-            for seed in range(40)
-        ]
-    assert np.mean(losses) == pytest.approx(plain, rel=0.01)
-    assert np.std(losses) > 0
+    assert kept.float().mean().item() * masks.scale == pytest.approx(1, abs=0.005)
 
 
 def test_micro_batches_are_filled_up_to_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +168,7 @@ def test_micro_batches_are_filled_up_to_few_shapes(monkeypatch: pytest.MonkeyPat
     found.begin()
     for rows in cut(epoch, epoch.order, micro_batch_size=50, n_processes=1, widths=(6, 12)):
         found.add(rows, longest=int(epoch.input_lengths[rows].max()), seed=0)
-    shapes = {shape for slot in found._slots for shape in slot.rows}
-    assert shapes == {(64, 6), (64, 12), (64, 16)}  # 16 tokens are the longest
+    assert set(found._rows) == {(64, 6), (64, 12), (64, 16)}  # 16 tokens are the longest
 
 
 def test_no_micro_batch_has_two_widths() -> None:

@@ -15,53 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mql4grec.language import IGNORED
+from mql4grec.recommender.dropout import RandomDropout
 from mql4grec.recommender.network import Layer, Network
-
-EVEN = 8  # numbers whose rows a GPU's products read together: what is written is filled up to it
-N_MASKS = 6  # of a piece, at most
-GOLDEN = 0x9E3779B9 - 2**32  # 2^32 by the golden ratio, odd: multiples of it are far apart
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Dropout's masks from hashed places, which a compiler writes into the kernels around them.
-
-    Attributes:
-        rate: Of what is dropped, below 1.
-        keys: int32 (N_MASKS,), others for every piece of every forward pass.
-    """
-
-    rate: float
-    keys: Tensor
-
-    @property
-    def scale(self) -> float:
-        """What the kept are multiplied by, so that the mean stays."""
-        return 1 / (1 - self.rate)
-
-    def mask(self, like: Tensor, number: int) -> Tensor:
-        """Give ones and zeros of a tensor's shape and type, the piece's own of this number."""
-        places = torch.arange(like.numel(), dtype=torch.int32, device=like.device).view(like.shape)
-        key = self.keys[number]
-        hashed = hash_bits(places ^ key) + key
-        return (hashed >= int(self.rate * 2**32) - 2**31).to(like.dtype)
-
-
-def draw_keys(seed: Tensor, n: int) -> Tensor:
-    """Give the keys of n pieces, int32 (n, N_MASKS), from a seed, int32 ()."""
-    numbers = torch.arange(n * N_MASKS, dtype=torch.int32, device=seed.device)
-    return hash_bits(numbers * GOLDEN + seed).view(n, N_MASKS)
-
-
-def hash_bits(numbers: Tensor) -> Tensor:
-    """Mix the bits of int32 numbers, so that neighbours have nothing in common.
-
-    Source:
-        C. Wellons, "Prospecting for Hash Functions", 2018: the function `lowbias32`.
-    """
-    numbers = (numbers ^ (numbers >> 16 & 0xFFFF)) * 0x7FEB352D
-    numbers = (numbers ^ (numbers >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
-    return numbers ^ (numbers >> 16 & 0xFFFF)
 
 
 @dataclass(frozen=True)
@@ -70,54 +25,54 @@ class Sizes:
 
     Attributes:
         n_heads: H.
+        d_kv: Numbers per head.
         eps: Of the norms.
-        masks: None: nothing is dropped.
+        dropout: None: nothing is dropped.
     """
 
     n_heads: int
+    d_kv: int
     eps: float
-    masks: Masks | None
+    dropout: RandomDropout | None
 
     def norm(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Divide by the root of the mean of squares, in float32."""
         return functional.rms_norm(hidden, hidden.shape[-1:], None, self.eps).to(dtype)
 
-    def drop(self, tensor: Tensor, number: int, *, power: int = 1) -> Tensor:
-        """Drop some and scale the others.
-
-        Args:
-            tensor: Of any shape.
-            number: Of this mask among a piece's own.
-            power: 0: the scale comes later, 2: it has not come yet.
-        """
-        if self.masks is None:
+    def drop(self, tensor: Tensor) -> Tensor:
+        """Drop some and scale the others."""
+        if self.dropout is None:
             return tensor
-        return tensor * (self.masks.mask(tensor, number) * self.masks.scale**power)
+        return tensor * (self.dropout.mask(tensor) * self.dropout.scale)
 
-    def add(self, hidden: Tensor, change: Tensor, number: int) -> Tensor:
+    def add(self, hidden: Tensor, change: Tensor) -> Tensor:
         """Add what a layer has found, of which dropout took twice: inside the layer, and now."""
-        return hidden + self.drop(change.float(), number, power=2)
+        if self.dropout is None:
+            return hidden + change
+        return hidden + change.float() * (self.dropout.mask(hidden) * self.dropout.scale**2)
 
-    def see(self, asking: Tensor, asks: Tensor, asked: Tensor, bias: Tensor, number: int) -> Tensor:
-        """Attend, with projections multiplied out: no head has keys and values to be copied apart.
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor) -> Tensor:
+        """Attend.
 
         Args:
-            asking: (B, S, D).
-            asks: What turns it into queries to states themselves (H * D, D).
-            asked: (B, T, D).
-            bias: What is added to the scores, to be spread to (B, S, H, T).
-            number: Of the mask of the shares.
+            queries: (B, S, H, d_kv).
+            keys: (B, T, H, d_kv).
+            values: (B, T, H, d_kv).
+            bias: What is added to the scores, to be spread to (B, H, S, T).
 
         Returns:
-            (B, S, H * D).
+            (B, S, H * d_kv).
         """
-        shape = (*asking.shape[:2], self.n_heads, asked.shape[1])
-        queries = functional.linear(asking, asks).unflatten(2, (self.n_heads, -1)).flatten(1, 2)
-        scores = (queries @ asked.transpose(1, 2)).view(shape)
-        shares = self.drop((scores.float() + bias).softmax(dim=3), number, power=0)
-        seen = shares.to(asked.dtype).flatten(1, 2) @ asked  # (B, S * H, D)
-        told: Tensor = seen.unflatten(1, (-1, self.n_heads)).flatten(2)
-        return told
+        scores = queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1)  # T5 does not scale
+        shares = (scores.float() + bias).softmax(dim=3)
+        if self.dropout is not None:
+            shares = shares * self.dropout.mask(shares)  # the scale comes with the residual
+        seen = shares.to(values.dtype) @ values.transpose(1, 2)
+        return seen.transpose(1, 2).flatten(2)
+
+    def heads(self, rows: Tensor, n: int) -> list[Tensor]:
+        """Take n projections apart: (B, T, n * H * d_kv) to n of (B, T, H, d_kv)."""
+        return [*rows.unflatten(2, (n, self.n_heads, self.d_kv)).unbind(2)]
 
 
 class Piece(Protocol):
@@ -140,33 +95,35 @@ class Pieces:
 
 def embed(sizes: Sizes, tokens: Tensor, table: Tensor) -> Tensor:
     """Give what tokens become, float32 (B, T, D)."""
-    return sizes.drop(functional.embedding(tokens, table), 0)
+    return sizes.drop(functional.embedding(tokens, table))
 
 
 def encoder_layer(sizes: Sizes, layer: Layer, hidden: Tensor, bias: Tensor, pad: Tensor) -> Tensor:
     """Pass a layer of the encoder, float32 (B, T, D)."""
-    normed = sizes.norm(hidden, layer.qkv.dtype)
-    seen = sizes.see(normed, layer.qkv, normed, bias + pad, 0)
-    hidden = sizes.add(hidden, functional.linear(seen, layer.out), 1)
+    qkv = functional.linear(sizes.norm(hidden, layer.qkv.dtype), layer.qkv)
+    seen = sizes.attend(*sizes.heads(qkv, 3), bias=bias + pad)
+    hidden = sizes.add(hidden, functional.linear(seen, layer.out))
     return _feed_forward(sizes, layer, hidden)
 
 
 def decoder_layer(
-    sizes: Sizes, layer: Layer, hidden: Tensor, bias: Tensor, read: Tensor, pad: Tensor
+    sizes: Sizes, layer: Layer, kv: Tensor, hidden: Tensor, bias: Tensor, read: Tensor, pad: Tensor
 ) -> Tensor:
-    """Pass a layer of the decoder, float32 (B, S, D)."""
-    normed = sizes.norm(hidden, layer.qkv.dtype)
-    seen = sizes.see(normed, layer.qkv, normed, bias, 0)
-    hidden = sizes.add(hidden, functional.linear(seen, layer.out), 1)
-    asks, tells = layer.cross
-    seen = sizes.see(sizes.norm(hidden, layer.qkv.dtype), asks, read, pad, 2)
-    hidden = sizes.add(hidden, functional.linear(seen, tells), 3)
+    """Pass a layer of the decoder, float32 (B, S, D); `kv` reads the input (2 * H * d_kv, D)."""
+    dtype = layer.qkv.dtype
+    qkv = functional.linear(sizes.norm(hidden, dtype), layer.qkv)
+    seen = sizes.attend(*sizes.heads(qkv, 3), bias=bias)
+    hidden = sizes.add(hidden, functional.linear(seen, layer.out))
+    cross_q, cross_out = layer.cross
+    (queries,) = sizes.heads(functional.linear(sizes.norm(hidden, dtype), cross_q), 1)
+    seen = sizes.attend(queries, *sizes.heads(functional.linear(read, kv), 2), bias=pad)
+    hidden = sizes.add(hidden, functional.linear(seen, cross_out))
     return _feed_forward(sizes, layer, hidden)
 
 
 def close(sizes: Sizes, hidden: Tensor, dtype: torch.dtype) -> Tensor:
     """Norm what encoder or decoder end with, for products with norms folded in."""
-    return sizes.drop(sizes.norm(hidden, torch.float32), 0).to(dtype)
+    return sizes.drop(sizes.norm(hidden, torch.float32)).to(dtype)
 
 
 def loss(
@@ -183,7 +140,9 @@ def loss(
 
 def _feed_forward(sizes: Sizes, layer: Layer, hidden: Tensor) -> Tensor:
     inner = functional.linear(sizes.norm(hidden, layer.inner.dtype), layer.inner).relu()
-    return sizes.add(hidden, functional.linear(sizes.drop(inner, 4, power=0), layer.outer), 5)
+    if sizes.dropout is not None:
+        inner = inner * sizes.dropout.mask(inner)
+    return sizes.add(hidden, functional.linear(inner, layer.outer))
 
 
 PIECES = Pieces(embed, encoder_layer, decoder_layer, close, loss)
@@ -205,50 +164,38 @@ def summed_loss(
     labels: Tensor,
     *,
     start: int,
-    dropout: float = 0.0,
-    seed: Tensor | None = None,
+    dropout: RandomDropout | None = None,
     rivals: Tensor | None = None,
     pieces: Pieces = PIECES,
 ) -> Tensor:
     """Give the cross entropy of a batch, summed over all target tokens in float32.
 
     Args:
-        network: The T5, multiplied out.
+        network: The T5.
         input_ids: int64 (B, T).
         labels: int64 (B, S), `IGNORED` where nothing counts.
         start: The token that every target starts from, which is also the padding.
-        dropout: Share of what is dropped.
-        seed: Of dropout, int32 (), on the device.
+        dropout: None: nothing is dropped.
         rivals: As in `network.summed_loss`.
         pieces: Compiled or not.
     """
-    n_read, written = input_ids.shape[1], -(-labels.shape[1] // EVEN) * EVEN
-    n_pieces = 4 + len(network.encoder) + len(network.decoder)
-    keys = None
-    if dropout:
-        assert seed is not None
-        keys = iter(draw_keys(seed, n_pieces))
-
-    def sizes() -> Sizes:
-        """Give other keys to each piece."""
-        masks = None if keys is None else Masks(dropout, next(keys))
-        return Sizes(network.n_heads, network.eps, masks)
-
+    sizes = Sizes(network.n_heads, network.d_kv, network.eps, dropout)
+    (n_read, n_written) = input_ids.shape[1], labels.shape[1]
     pad = torch.where(input_ids == start, torch.finfo(torch.float32).min, 0.0)
     pad = _any_batch(pad[:, None, None])
-    hidden = _any_batch(pieces.embed(sizes(), _any_batch(input_ids), network.embedding))
-    bias = _one_shape(network.encoder_bias[:, :n_read, :n_read].transpose(0, 1).contiguous())
+    hidden = _any_batch(pieces.embed(sizes, _any_batch(input_ids), network.embedding))
+    bias = _one_shape(network.encoder_bias[:, :n_read, :n_read].contiguous())
     for layer in network.encoder:
-        hidden = _any_batch(pieces.encoder_layer(sizes(), layer, hidden, bias, pad))
-    read = _any_batch(pieces.close(sizes(), hidden, network.dtype))
-    before = functional.pad(labels, (1, written - labels.shape[1] - 1), value=start)
+        hidden = _any_batch(pieces.encoder_layer(sizes, layer, hidden, bias, pad))
+    read = _any_batch(pieces.close(sizes, hidden, network.dtype))
+    before = functional.pad(labels[:, :-1], (1, 0), value=start)
     before = _any_batch(torch.where(before == IGNORED, start, before))
-    hidden = _any_batch(pieces.embed(sizes(), before, network.embedding))
-    bias = _one_shape(network.decoder_bias[:, :written, :written].transpose(0, 1).contiguous())
-    for layer in network.decoder:
-        hidden = _any_batch(pieces.decoder_layer(sizes(), layer, hidden, bias, read, pad))
-    hidden = _any_batch(hidden[:, : labels.shape[1]].contiguous())
-    return pieces.loss(sizes(), hidden, network.head, _any_batch(labels), rivals)
+    hidden = _any_batch(pieces.embed(sizes, before, network.embedding))
+    bias = _one_shape(network.decoder_bias[:, :n_written, :n_written].contiguous())
+    readers = network.cross_kv.chunk(len(network.decoder))
+    for layer, kv in zip(network.decoder, readers, strict=True):
+        hidden = _any_batch(pieces.decoder_layer(sizes, layer, kv, hidden, bias, read, pad))
+    return pieces.loss(sizes, hidden, network.head, _any_batch(labels), rivals)
 
 
 def _any_batch(tensor: Tensor) -> Tensor:
