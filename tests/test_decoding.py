@@ -20,7 +20,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from mql4grec import decoding, language
 from mql4grec.codes import SemanticIds
 from mql4grec.config import LanguageSettings
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import Rankings, t5
 from mql4grec.decoding.progress import PARTIAL
 from mql4grec.runtime import Journal, Runtime
 
@@ -293,6 +293,20 @@ def test_bfloat16_ranks_items_too() -> None:
     expected = world.recommend(inputs, n_beams=10)
     half = world.recommend(inputs, n_beams=10, runtime=Runtime(precision="bf16"))
     assert set(half.items.ravel().tolist()) <= world.items
+    np.testing.assert_allclose(half.scores, expected.scores, atol=0.3)
+
+
+def test_bfloat16_sums_over_the_vocabulary_where_that_is_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert t5.rough(torch.empty(2083, 8), dtype=torch.bfloat16).dtype == torch.bfloat16
+    for n, dtype in ((2083, torch.float32), (2088, torch.bfloat16)):
+        assert t5.rough(torch.empty(n, 8, device="meta"), dtype=torch.bfloat16).dtype == dtype
+    world = make_world(7)
+    inputs = make_inputs(world)
+    expected = world.recommend(inputs, n_beams=10)
+    monkeypatch.setattr(t5, "rough", lambda head, dtype: head)
+    half = world.recommend(inputs, n_beams=10, runtime=Runtime(precision="bf16"))
     np.testing.assert_allclose(half.scores, expected.scores, atol=0.3)
 
 

@@ -233,12 +233,12 @@ def end_scores(
 
 
 def _total(network: Network, hidden: Tensor) -> Tensor:
-    """Sum over the vocabulary, from logits of the network's precision: log of it, (B, m, 1).
+    """Sum over the vocabulary, from logits of the rough head's precision: log of it, (B, m, 1).
 
     Roundings of bfloat16 cancel in the sum. On a CPU a part of the vocabulary at a time, so that
     its logits are still in the cache when they are summed.
     """
-    hidden = hidden.to(network.dtype)
+    hidden = hidden.to(network.rough_head.dtype)
     size = TILE if hidden.device.type == "cpu" else len(network.rough_head)
     totals = []
     for head in network.rough_head.split(size):

@@ -30,7 +30,7 @@ class Network(Protocol):
 
     @property
     def rough_head(self) -> Tensor:
-        """The same in the precision of the matrix products."""
+        """The same, in the precision of the matrix products where that is fast."""
 
     @property
     def dtype(self) -> torch.dtype:
