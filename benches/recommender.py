@@ -55,7 +55,8 @@ from mql4grec import config, language, recommender
 from mql4grec.codes import SemanticIds
 from mql4grec.config import PAPER_TASKS, LanguageSettings, RecommenderSettings, TrainingSettings
 from mql4grec.recommender.epochs import Epoch, draw_epoch
-from mql4grec.recommender.network import lay_out, summed_loss
+from mql4grec.recommender.layout import lay_out
+from mql4grec.recommender.network import summed_loss
 from mql4grec.recommender.packing import pack
 from mql4grec.runtime import Runtime
 

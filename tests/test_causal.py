@@ -20,7 +20,7 @@ from mql4grec.errors import DataError
 from mql4grec.language import Corpus
 from mql4grec.recommender import causal, choices, epochs
 from mql4grec.recommender.causal import CausalModel
-from mql4grec.recommender.steps import Loop
+from mql4grec.recommender.loop import Loop
 
 N_ITEMS = 12
 

@@ -17,7 +17,7 @@ from mql4grec import language, recommender
 from mql4grec.config import LanguageSettings, RecommenderSettings
 from mql4grec.errors import ArtifactError, ConfigError, DataError
 from mql4grec.language import build_corpus, build_vocabulary
-from mql4grec.recommender import checkpoint, epochs, steps
+from mql4grec.recommender import checkpoint, epochs, loop, losses
 
 
 def history(folder: Path) -> dict:
@@ -40,7 +40,8 @@ def test_the_network_has_its_final_vocabulary_at_t5s_scale() -> None:
     assert model.shared.weight.std().item() == pytest.approx(1, abs=0.01)
     assert model.lm_head.weight is model.shared.weight
     assert model.encoder.embed_tokens.weight is model.shared.weight
-    assert model.config.scale_decoder_outputs  # what goes with tied embeddings in T5
+    # What goes with tied embeddings in T5; versions of transformers before 5 have no name for it.
+    assert getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
     assert model.config.dense_act_fn == "relu"
     assert model.encoder.block[0].layer[0].SelfAttention.q.out_features == 6 * 64
 
@@ -147,7 +148,7 @@ def test_looking_at_the_loss_now_and_then_changes_nothing(
 ) -> None:
     """As on a GPU, which the host does not wait for after every step."""
     undisturbed = training.train(tmp_path / "each")
-    monkeypatch.setattr(steps.Loop, "n_unsettled", 3)
+    monkeypatch.setattr(loop.Loop, "n_unsettled", 3)
     with pytest.raises(KeyboardInterrupt):
         training.train(tmp_path / "some", journal=training.Recorder(stop_after=5))
     journal = training.Recorder()
@@ -387,14 +388,14 @@ def failing_loss(error: Exception) -> Callable[..., None]:
 def test_out_of_memory_says_what_to_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(steps, "summed_loss", failing_loss(error))
+    monkeypatch.setattr(losses, "summed_loss", failing_loss(error))
     message = "`recommender.finetune.micro_batch_size`: expected as many samples as fit into the"
     with pytest.raises(ConfigError, match=re.escape(message) + ".* got 8; set it to 4"):
         training.train(tmp_path)
 
 
 def test_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "summed_loss", failing_loss(RuntimeError("a bug")))
+    monkeypatch.setattr(losses, "summed_loss", failing_loss(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         training.train(tmp_path)
 

@@ -21,9 +21,10 @@ from mql4grec.recommender.causal_steps import CausalSteps, put_lookups
 from mql4grec.recommender.dropout import RandomDropout
 from mql4grec.recommender.epochs import cut, draw_epoch
 from mql4grec.recommender.graphs import Recordings
+from mql4grec.recommender.loop import Loop
 from mql4grec.recommender.model import group_by_level
 from mql4grec.recommender.padded import PIECES, compile_pieces
-from mql4grec.recommender.steps import Loop, with_graphs
+from mql4grec.recommender.steps import with_graphs
 from mql4grec.recommender.t5_steps import T5Steps, put_samples
 from mql4grec.runtime import Runtime
 from test_recommender_network import assert_same_gradients, gradients, network, slow_loss

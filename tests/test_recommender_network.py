@@ -15,8 +15,9 @@ from mql4grec import language, recommender
 from mql4grec.config import RecommenderSettings
 from mql4grec.language import IGNORED, Batch, Corpus
 from mql4grec.recommender.dropout import LEVELS, Dropout, make_dropout
+from mql4grec.recommender.layout import lay_out, multiplying_pays
 from mql4grec.recommender.model import group_by_level, set_weights, weights
-from mql4grec.recommender.network import lay_out, multiplying_pays, summed_loss
+from mql4grec.recommender.network import summed_loss
 from mql4grec.recommender.packing import Group, pack
 from mql4grec.runtime import Runtime
 

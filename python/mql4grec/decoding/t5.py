@@ -19,7 +19,7 @@ from transformers import T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from mql4grec.decoding.network import Past
-from mql4grec.recommender.network import fold_attention, fold_cross_kv, fold_head
+from mql4grec.recommender.layout import fold_attention, fold_cross_kv, fold_head
 
 
 @dataclass(frozen=True)

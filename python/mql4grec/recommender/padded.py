@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from mql4grec.language import IGNORED
 from mql4grec.recommender.dropout import RandomDropout
-from mql4grec.recommender.network import Layer, Network
+from mql4grec.recommender.layout import Layer, Network
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mql4grec.language import IGNORED, Corpus, Stream
 from mql4grec.recommender.dropout import RandomDropout
 from mql4grec.recommender.epochs import Epoch
 from mql4grec.recommender.graphs import Recordings, pinned
-from mql4grec.recommender.network import Network, lay_out
+from mql4grec.recommender.layout import Network, lay_out
 from mql4grec.recommender.padded import Pieces, summed_loss
 
 # Tokens of an input. Fewer widths would be more padding, more of them more launches. Of the samples

@@ -26,14 +26,14 @@ from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.checkpoint import Position
 from mql4grec.recommender.epochs import Stage, draw_epoch, usable_tasks, validation_epoch
 from mql4grec.recommender.graphs import Recordings
+from mql4grec.recommender.loop import Loop
+from mql4grec.recommender.losses import validation_loss
 from mql4grec.recommender.model import Model
 from mql4grec.recommender.steps import (
-    Loop,
     learning_rate,
     make_optimizer,
     settle,
     take_step,
-    validation_loss,
     with_graphs,
 )
 from mql4grec.recommender.teacher import Teacher

@@ -1,0 +1,214 @@
+"""A T5's weights laid out for training: matrices of one input side by side, norms folded in.
+
+Laid out and cast once for all forward passes of an optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+
+from mql4grec.recommender import multiplied
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of encoder or decoder; every matrix is (out, in), norms folded in.
+
+    Attributes:
+        qkv: Queries, keys and values of the tokens among themselves (3 * H * d_kv, D).
+        out: (D, H * d_kv).
+        inner: (F, D).
+        outer: (D, F).
+        cross: Queries to the input (H * d_kv, D), and back (D, H * d_kv); none in the encoder.
+
+    In a network that is multiplied out, `qkv` and the first of `cross` are queries to the states
+    themselves (H * D, D), `out` and the second of `cross` tell what was seen (D, H * D).
+    """
+
+    qkv: Tensor
+    out: Tensor
+    inner: Tensor
+    outer: Tensor
+    cross: tuple[Tensor, ...]
+
+    def matrices(self) -> tuple[Tensor, ...]:
+        """List all matrices."""
+        return (self.qkv, self.out, self.inner, self.outer, *self.cross)
+
+    def change(self, change: Callable[[Tensor], Tensor]) -> Layer:
+        """Give the layer with every matrix changed."""
+        qkv, out, inner, outer, *cross = map(change, self.matrices())
+        return Layer(qkv, out, inner, outer, tuple(cross))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A T5 for training.
+
+    Attributes:
+        embedding: (V, D), always float32.
+        encoder_bias: By position, always float32 (H, T, T) for the longest input.
+        decoder_bias: Likewise (H, S, S) for the longest target, with minus infinity where a token
+            would see later ones.
+        encoder: Its layers.
+        decoder: Its layers.
+        cross_kv: Keys and values of all decoder layers (2 * layers * H * d_kv, D); without rows in
+            a network that is multiplied out.
+        head: (V, D), final norm and scale folded in.
+        n_heads: H.
+        d_kv: Numbers per head.
+        eps: Of the norms.
+    """
+
+    embedding: Tensor
+    encoder_bias: Tensor
+    decoder_bias: Tensor
+    encoder: tuple[Layer, ...]
+    decoder: tuple[Layer, ...]
+    cross_kv: Tensor
+    head: Tensor
+    n_heads: int
+    d_kv: int
+    eps: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the matrix products; sums between layers are float32."""
+        return self.head.dtype
+
+    @property
+    def multiplied(self) -> bool:
+        """Whether attention's projections are multiplied out, for a pass without padding."""
+        return not len(self.cross_kv)
+
+    def tensors(self) -> list[Tensor]:
+        """List all tensors that a pass uses, always in the same order."""
+        layers = [*self.encoder, *self.decoder]
+        ends = [self.embedding, self.encoder_bias, self.decoder_bias, self.head]
+        kv = [] if self.multiplied else [self.cross_kv]
+        return [*ends, *kv, *(matrix for layer in layers for matrix in layer.matrices())]
+
+    def cast(self, dtype: torch.dtype) -> Network:
+        """Copy the matrices in a precision; the copies have gradients of their own."""
+
+        def copy(tensor: Tensor, to: torch.dtype = dtype) -> Tensor:
+            return tensor.detach().to(to).requires_grad_()
+
+        return replace(
+            self,
+            embedding=copy(self.embedding, torch.float32),
+            encoder_bias=copy(self.encoder_bias, torch.float32),
+            decoder_bias=copy(self.decoder_bias, torch.float32),
+            encoder=tuple(layer.change(copy) for layer in self.encoder),
+            decoder=tuple(layer.change(copy) for layer in self.decoder),
+            cross_kv=copy(self.cross_kv),
+            head=copy(self.head),
+        )
+
+
+def lay_out(
+    model: T5ForConditionalGeneration, *, n_read: int, n_written: int, multiply_out: bool = False
+) -> Network:
+    """Lay a T5's weights out, in float32 and so that gradients find their way back.
+
+    Args:
+        model: One that `build` made.
+        n_read: Tokens of the longest input.
+        n_written: Tokens of the longest target.
+        multiply_out: Multiply attention's projections out.
+
+    Raises:
+        ValueError: If the T5 is one of another kind: gated, or without ReLU.
+    """
+    parts: Any = model  # whose containers lose their types
+    config = model.config
+    if config.is_gated_act or config.dense_act_fn != "relu":
+        raise ValueError(
+            "`model`: expected a T5 with `feed_forward_proj` 'relu', "
+            f"got {config.feed_forward_proj!r}; build it by `recommender.build`"
+        )
+    encoder, decoder = parts.encoder.block, parts.decoder.block
+    later = torch.ones(n_written, n_written, dtype=torch.bool, device=model.device).triu(1)
+    bias = decoder[0].layer[0].SelfAttention.compute_bias(n_written, n_written)[0]
+    make_layer, cross_kv = _layer, fold_cross_kv(model)
+    if multiply_out:
+        make_layer, cross_kv = partial(_multiplied, model), cross_kv[:0]
+    return Network(
+        embedding=parts.shared.weight,
+        encoder_bias=encoder[0].layer[0].SelfAttention.compute_bias(n_read, n_read)[0],
+        decoder_bias=bias.masked_fill(later, -torch.inf),
+        encoder=tuple(make_layer(block) for block in encoder),
+        decoder=tuple(make_layer(block) for block in decoder),
+        cross_kv=cross_kv,
+        head=fold_head(model),
+        n_heads=config.num_heads,
+        d_kv=config.d_kv,
+        eps=config.layer_norm_epsilon,
+    )
+
+
+def multiplying_pays(model: T5ForConditionalGeneration) -> bool:
+    """Tell whether attention's projections, multiplied out, are no more work than one by one."""
+    found: bool = model.config.d_model <= 2 * model.config.d_kv
+    return found
+
+
+def fold_head(model: T5ForConditionalGeneration) -> Tensor:
+    """Give what turns normed states into logits, (V, D): final norm and scale folded in."""
+    parts: Any = model
+    config = model.config
+    head: Tensor = parts.lm_head.weight * parts.decoder.final_layer_norm.weight
+    # Versions of transformers before 5 know no `scale_decoder_outputs`: tied weights were the sign.
+    scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    return head * config.d_model**-0.5 if scaled else head
+
+
+def fold_cross_kv(model: T5ForConditionalGeneration) -> Tensor:
+    """Give keys and values of all decoder layers, the encoder's final norm folded in."""
+    parts: Any = model
+    ends = parts.encoder.final_layer_norm.weight
+    crosses = [block.layer[1].EncDecAttention for block in parts.decoder.block]
+    return torch.cat([m.weight * ends for cross in crosses for m in (cross.k, cross.v)])
+
+
+def fold_attention(block: Any) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Give a layer's attention, norms folded in: `qkv`, `out` and `cross` of a `Layer`."""
+    own, attention = block.layer[0], block.layer[0].SelfAttention
+    qkv = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
+    cross: tuple[Tensor, ...] = ()
+    if len(block.layer) == 3:
+        norm, reader = block.layer[1].layer_norm, block.layer[1].EncDecAttention
+        cross = (reader.q.weight * norm.weight, reader.o.weight)
+    return qkv * own.layer_norm.weight, attention.o.weight, cross
+
+
+def _layer(block: Any) -> Layer:
+    qkv, out, cross = fold_attention(block)
+    last = block.layer[-1]
+    dense = last.DenseReluDense
+    return Layer(
+        qkv=qkv,
+        out=out,
+        inner=dense.wi.weight * last.layer_norm.weight,
+        outer=dense.wo.weight,
+        cross=cross,
+    )
+
+
+def _multiplied(model: Any, block: Any) -> Layer:
+    own, *between, _ = block.layer
+    weight, read = own.layer_norm.weight, model.encoder.final_layer_norm.weight
+    asks, tells = multiplied.multiply_out(own.SelfAttention, asking=weight, asked=weight)
+    cross = [
+        multiplied.multiply_out(each.EncDecAttention, asking=each.layer_norm.weight, asked=read)
+        for each in between
+    ]
+    return replace(_layer(block), qkv=asks, out=tells, cross=tuple(chain(*cross)))
