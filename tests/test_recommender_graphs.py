@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import test_causal as causal
+import test_teacher as teachers
 import tiny_language as tiny
 import tiny_training as training
 from mql4grec import language, recommender
@@ -253,7 +254,7 @@ def causal_steps_of(one: Corpus, teacher: recommender.Teacher | None) -> CausalS
 
 def test_what_is_asked_and_can_be_chosen_is_what_the_host_would_list() -> None:
     one = causal.shop(n_users=90)
-    steps = causal_steps_of(one, causal.teacher_of(one))
+    steps = causal_steps_of(one, teachers.teacher_of(one))
     torch.manual_seed(0)
     asked = steps._ask(torch.arange(30), length=6)
     shares = asked.shares.numpy()
