@@ -365,7 +365,8 @@ class EvaluationSettings(Record):
     what trees see of training, once all weights and trees are chosen, before ranking for the last
     events, none of which is used. Papers do not do so: the baselines' own figures are then those of
     refitted ones, lest a comparison be unfair, and all figures are told to be. The recommender and
-    SASRec are not trained again, and rankings of `files` are as they are."""
+    SASRec are not trained again, and rankings of `files` are as they are. Two matrices of EASE^R
+    are held in memory then."""
     files: tuple[RankingFileSettings, ...] = ()
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)
