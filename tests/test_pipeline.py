@@ -191,7 +191,15 @@ def test_a_changed_setting_makes_its_stage_and_all_that_follow_stale(
     assert stale == expected
 
 
-@pytest.mark.parametrize("name", ["runtime.n_workers=1", "runtime.checkpoint_seconds=5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runtime.n_workers=1",
+        "runtime.checkpoint_seconds=5",
+        "recommender.finetune.micro_batch_size=3",
+        "recommender.finetune.graphs=true",
+    ],
+)
 def test_pace_is_no_part_of_a_fingerprint(finished: Path, name: str) -> None:
     states = pipeline.inspect(tiny.settings(finished, name))
     assert {item.state for item in states} == {"done"}

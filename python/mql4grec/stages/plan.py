@@ -154,7 +154,8 @@ def _trained(settings: Settings) -> list[Path]:
 
 def _training(settings: TrainingSettings) -> dict[str, Any]:
     """Leave out what changes the speed, and of the result only dropout's draws."""
-    return settings.model_dump(mode="json", exclude={"micro_batch_size"} | settings.unused)
+    free = {"micro_batch_size", "graphs"}
+    return settings.model_dump(mode="json", exclude=free | settings.unused)
 
 
 def _others(settings: Settings, training: TrainingSettings) -> tuple[Any, ...]:
