@@ -217,6 +217,8 @@ def test_training_follows_the_same_losses(
     expected = train(tmp_path / "one by one")
     with_graphs_of_all(monkeypatch)
     assert train(tmp_path / "graphs") == pytest.approx(expected, rel=1e-4)
+    epochs = json.loads((tmp_path / "graphs" / "history.json").read_text())["epochs"]
+    assert 0 < epochs[0]["seconds_of_recording"] <= epochs[-1]["seconds_of_recording"]
 
 
 def teacher_of(one: Corpus, name: str) -> recommender.Teacher | None:

@@ -21,7 +21,7 @@ from mql4grec.language.samples import (
     training_samples,
     validation_samples,
 )
-from mql4grec.language.spans import Stream, find_spans, lay_side_by_side
+from mql4grec.language.spans import Stream, find_spans, make_stream
 from mql4grec.language.vocabulary import Vocabulary, build_vocabulary, save_tokenizer
 from mql4grec.language.windows import Windows, last_windows, training_windows
 from mql4grec.language.words import count_codes, encode_items, spell_items
@@ -45,8 +45,8 @@ __all__ = [
     "input_lengths",
     "join",
     "last_windows",
-    "lay_side_by_side",
     "list_branches",
+    "make_stream",
     "save_tokenizer",
     "spell_items",
     "target_lengths",

@@ -31,7 +31,7 @@ class Stream:
     items: dict[Modality, int]
 
 
-def lay_side_by_side(corpus: Corpus, tasks: Sequence[Task]) -> Stream:
+def make_stream(corpus: Corpus, tasks: Sequence[Task]) -> Stream:
     """Gather what tasks read and answer."""
     prompts = {task: corpus.vocabulary.prompts.get(task, ()) for task in tasks}
     sources = sorted({s for task in tasks if task not in ITEM_TASKS for s, _ in DIRECTIONS[task]})

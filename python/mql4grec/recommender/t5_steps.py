@@ -185,7 +185,7 @@ def put_samples(
     corpus: Corpus, samples: language.Samples, tasks: Sequence[Task], *, device: torch.device
 ) -> Samples:
     """Put the samples of an epoch on a device."""
-    stream = language.lay_side_by_side(corpus, tasks)
+    stream = language.make_stream(corpus, tasks)
     spans = language.find_spans(corpus, samples, stream)
     none = np.full((1, spans.shape[1]), -1)
     return Samples(
