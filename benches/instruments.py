@@ -258,11 +258,12 @@ def count_flop(
             teacher=teacher,
         )
     epoch = loop.draw(0)
+    order = epoch.order[:n_samples]
     if plan.graphs:
         loop = steps.with_graphs(loop, epoch, Recordings(lambda work: work), pieces=PIECES)
     with FlopCounterMode(display=False) as counter:
         for number, first in enumerate(range(0, n_samples, plan.batch_size)):
-            rows = epoch.order[first : first + plan.batch_size]
+            rows = order[first : first + plan.batch_size]
             steps.take_step(loop, epoch, rows, number=number)
     return counter.get_total_flops() / n_samples
 

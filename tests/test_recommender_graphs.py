@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 
 import test_causal as causal
 import test_teacher as teachers
@@ -25,9 +26,9 @@ from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.loop import Loop
 from mql4grec.recommender.model import group_by_level
 from mql4grec.recommender.padded import PIECES, compile_pieces
-from mql4grec.recommender.steps import with_graphs
+from mql4grec.recommender.steps import take_step, with_graphs
 from mql4grec.recommender.t5_steps import T5Steps, put_samples
-from mql4grec.runtime import Runtime
+from mql4grec.runtime import SILENT, Runtime
 from test_recommender_network import assert_same_gradients, gradients, network, slow_loss
 
 # torch asks tensors between pieces for their gradients, and warns of that itself.
@@ -82,6 +83,53 @@ def test_batches_of_the_device_are_those_of_the_host(lacking: dict[str, tuple[in
     inputs, labels = found.batch(torch.tensor([len(samples)]), n_read=5)
     assert (inputs == one.vocabulary.pad).all()
     assert (labels == language.IGNORED).all()
+
+
+@pytest.mark.parametrize("sampling", ["prefixes", "windows"])
+def test_no_epoch_has_longer_samples_than_are_prepared_for(sampling: str) -> None:
+    lengths = set()
+    for seed in range(12):
+        events = tiny.random_histories(8, 12, seed=seed)
+        one = tiny.corpus(events, seed=seed, no_text=(2, 5), no_image=(5, 7))
+        one = replace(one, sampling=sampling)
+        for tasks in (ALL, ("fusionseqrec",), ("item2image",), ("seqimage",)):
+            most = language.most_tokens(one, tasks)
+            for number in range(4):
+                epoch = draw_epoch(one, tasks, seed=seed, stage="finetune", number=number)
+                found = (epoch.input_lengths.max(initial=0), epoch.target_lengths.max(initial=0))
+                assert found[0] <= most[0]
+                assert found[1] <= most[1]
+                lengths.add((tasks, seed, found[0]))
+    # The longest input is another from epoch to epoch, so that the first does not tell.
+    assert len(lengths) > 12 * 4
+
+
+def test_a_later_epoch_may_have_longer_inputs_than_the_first() -> None:
+    one = replace(training.shop(n_users=4), sampling="windows")
+    loop = loops.prepare(
+        training.network(one, dropout=0.0),
+        [one],
+        settings=training.settings(),
+        stage="finetune",
+        folder=Path(),
+        runtime=Runtime(),
+        journal=SILENT,
+        processes=PartialState(cpu=True),
+        teacher=None,
+    )
+    drawn = [loop.draw(number) for number in range(30)]
+    longest = [int(epoch.input_lengths.max()) for epoch in drawn]
+    first = drawn[int(np.argmin(longest))]
+    last = drawn[int(np.argmax(longest))]
+    assert first.input_lengths.max() < last.input_lengths.max()
+    expected = take_step(loop, last, last.order, number=0).item()
+    graphs = with_graphs(loop, first, recordings(), pieces=PIECES)
+    graphs.graphs.draw(one, last)
+    fresh = training.network(one, dropout=0.0)
+    with torch.no_grad():
+        for own, other in zip(graphs.model.parameters(), fresh.parameters(), strict=True):
+            own.copy_(other)
+    assert take_step(graphs, last, last.order, number=0).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("is_compiled", [False, True])
@@ -301,7 +349,7 @@ def test_half_of_the_targets_are_the_teachers() -> None:
     )
     torch.manual_seed(0)
     steps = causal_steps_of(one, teacher)
-    lengths = steps._lookups.lengths[:-1]
+    lengths = steps._lookups.lengths
     rows = torch.arange(len(lengths))
     asked = steps._ask(rows, length=7)
     place = torch.arange(7).repeat(len(rows))

@@ -21,7 +21,7 @@ from mql4grec.language.samples import (
     training_samples,
     validation_samples,
 )
-from mql4grec.language.spans import Stream, find_spans, make_stream
+from mql4grec.language.spans import Stream, find_spans, make_stream, most_tokens
 from mql4grec.language.vocabulary import Vocabulary, build_vocabulary, save_tokenizer
 from mql4grec.language.windows import Windows, last_windows, training_windows
 from mql4grec.language.words import count_codes, encode_items, spell_items
@@ -47,6 +47,7 @@ __all__ = [
     "last_windows",
     "list_branches",
     "make_stream",
+    "most_tokens",
     "save_tokenizer",
     "spell_items",
     "target_lengths",

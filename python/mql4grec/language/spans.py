@@ -47,6 +47,24 @@ def make_stream(corpus: Corpus, tasks: Sequence[Task]) -> Stream:
     )
 
 
+def most_tokens(corpus: Corpus, tasks: Sequence[Task]) -> tuple[int, int]:
+    """Give how many tokens an input and a target of tasks can have at most, whatever is drawn."""
+    n_items = int(corpus.histories.lengths().max(initial=0)) - 1
+    n_items = max(min(n_items, corpus.max_his_len), 1)
+    prompts = corpus.vocabulary.prompts
+    widths: dict[Source, int] = {m: corpus.tokens[m].shape[1] for m in MODALITIES}
+    widths["both"] = sum(
+        widths[m] + len(prompts.get(f"fgfusionseqrec.{m}", ())) for m in MODALITIES
+    )
+    read, written = 0, 0
+    for task in tasks:
+        for source, target in DIRECTIONS[task]:
+            n = widths[source] * (1 if task in ITEM_TASKS else n_items)
+            read = max(read, len(prompts.get(task, ())) + n + 1)
+            written = max(written, widths[target] + 1)
+    return read, written
+
+
 def find_spans(corpus: Corpus, samples: Samples, stream: Stream) -> NDArray[np.int64]:
     """Find the tokens of samples in the stream.
 

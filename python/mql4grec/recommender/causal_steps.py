@@ -34,9 +34,9 @@ class Lookups:
 
     Attributes:
         items: int64 (E,).
-        starts: int64 (W + 1,), of windows; the last is none.
-        lengths: int64 (W + 1,).
-        n_answered: int64 (W + 1,).
+        starts: int64 (W,), of windows.
+        lengths: int64 (W,).
+        n_answered: int64 (W,).
         words: int64 (N + 1, tokens of an item), the last row of padding.
         branches: By modality and level, prefix of each item (N + 1) and what follows it, in bits.
         teacher: Items (E', M) and shares (E', M), or none.
@@ -86,14 +86,11 @@ def put_lookups(
     def put(array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device)
 
-    def put_with_none(array: NDArray[np.int64]) -> Tensor:
-        return put(np.append(array, 0))
-
     return Lookups(
         items=put(windows.items.astype(np.int64)),
-        starts=put_with_none(windows.starts),
-        lengths=put_with_none(windows.lengths),
-        n_answered=put_with_none(epoch.n_answered),
+        starts=put(windows.starts),
+        lengths=put(windows.lengths),
+        n_answered=put(epoch.n_answered),
         words=put(words),
         branches={
             modality: [(put(each.prefixes.astype(np.int64)), put(each.bits)) for each in levels]
@@ -191,7 +188,7 @@ class CausalSteps:
         self._loss.add_(loss.detach())
 
     def _ask(self, rows: Tensor, length: int) -> Asked:
-        """Do what `steps` does with arrays of the host, for windows that are all of one length."""
+        """Do what `losses` does with arrays of the host, for windows that are all of one length."""
         lookups, n_open = self._lookups, self._n_open
         place = torch.arange(length, device=rows.device)
         events = (lookups.starts[rows][:, None] + place).flatten()

@@ -59,15 +59,15 @@ class RandomDropout:
     """Masks from the device's own generator, of numbers: fewer steps than `Dropout`, for a GPU.
 
     Attributes:
-        rate: Of what is dropped, below 1.
+        rate: Of what is dropped.
     """
 
     rate: float
 
     @property
     def scale(self) -> float:
-        """What the kept are multiplied by, so that the mean stays."""
-        return 1 / (1 - self.rate)
+        """What the kept are multiplied by, so that the mean stays; 0 where all are dropped."""
+        return 1 / (1 - self.rate) if self.rate < 1 else 0.0
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw ones and zeros of a tensor's shape and type."""

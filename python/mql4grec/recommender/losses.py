@@ -19,7 +19,7 @@ from mql4grec.recommender.loop import Loop
 from mql4grec.recommender.network import summed_loss
 from mql4grec.recommender.packing import pack
 
-VALIDATED = 1024  # samples that a GPU validates together
+VALIDATED = 1024  # samples that a GPU validates together, if eight forward passes have as many
 
 
 def lay_out_for(loop: Loop, epoch: Epoch) -> Network | None:
@@ -79,7 +79,8 @@ def validation_loss(loop: Loop) -> float:
     network = lay_out_for(loop, loop.validation)
     network = network and network.cast(loop.dtype)
     rank, n_processes = loop.processes.process_index, loop.processes.num_processes
-    at_least = VALIDATED if loop.keeps_padding else 1
+    size = loop.settings.micro_batch_size
+    at_least = min(VALIDATED, 8 * size) if loop.keeps_padding else 1  # less memory for a small size
     micro_batches = loop.cut(loop.validation, loop.validation.order, at_least=at_least)
     summed = torch.zeros((), dtype=torch.float64, device=loop.model.device)
     for rows in micro_batches[rank::n_processes]:

@@ -20,7 +20,7 @@ from mql4grec.recommender.layout import Layer, Network
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Constants:
     """What all pieces know.
 
     Attributes:
@@ -93,44 +93,52 @@ class Pieces:
     loss: Piece
 
 
-def embed(sizes: Sizes, tokens: Tensor, table: Tensor) -> Tensor:
+def embed(constants: Constants, tokens: Tensor, table: Tensor) -> Tensor:
     """Give what tokens become, float32 (B, T, D)."""
-    return sizes.drop(functional.embedding(tokens, table))
+    return constants.drop(functional.embedding(tokens, table))
 
 
-def encoder_layer(sizes: Sizes, layer: Layer, hidden: Tensor, bias: Tensor, pad: Tensor) -> Tensor:
+def encoder_layer(
+    constants: Constants, layer: Layer, hidden: Tensor, bias: Tensor, pad: Tensor
+) -> Tensor:
     """Pass a layer of the encoder, float32 (B, T, D)."""
-    qkv = functional.linear(sizes.norm(hidden, layer.qkv.dtype), layer.qkv)
-    seen = sizes.attend(*sizes.heads(qkv, 3), bias=bias + pad)
-    hidden = sizes.add(hidden, functional.linear(seen, layer.out))
-    return _feed_forward(sizes, layer, hidden)
+    qkv = functional.linear(constants.norm(hidden, layer.qkv.dtype), layer.qkv)
+    seen = constants.attend(*constants.heads(qkv, 3), bias=bias + pad)
+    hidden = constants.add(hidden, functional.linear(seen, layer.out))
+    return _feed_forward(constants, layer, hidden)
 
 
 def decoder_layer(
-    sizes: Sizes, layer: Layer, kv: Tensor, hidden: Tensor, bias: Tensor, read: Tensor, pad: Tensor
+    constants: Constants,
+    layer: Layer,
+    kv: Tensor,
+    hidden: Tensor,
+    bias: Tensor,
+    read: Tensor,
+    pad: Tensor,
 ) -> Tensor:
     """Pass a layer of the decoder, float32 (B, S, D); `kv` reads the input (2 * H * d_kv, D)."""
     dtype = layer.qkv.dtype
-    qkv = functional.linear(sizes.norm(hidden, dtype), layer.qkv)
-    seen = sizes.attend(*sizes.heads(qkv, 3), bias=bias)
-    hidden = sizes.add(hidden, functional.linear(seen, layer.out))
+    qkv = functional.linear(constants.norm(hidden, dtype), layer.qkv)
+    seen = constants.attend(*constants.heads(qkv, 3), bias=bias)
+    hidden = constants.add(hidden, functional.linear(seen, layer.out))
     cross_q, cross_out = layer.cross
-    (queries,) = sizes.heads(functional.linear(sizes.norm(hidden, dtype), cross_q), 1)
-    seen = sizes.attend(queries, *sizes.heads(functional.linear(read, kv), 2), bias=pad)
-    hidden = sizes.add(hidden, functional.linear(seen, cross_out))
-    return _feed_forward(sizes, layer, hidden)
+    (queries,) = constants.heads(functional.linear(constants.norm(hidden, dtype), cross_q), 1)
+    seen = constants.attend(queries, *constants.heads(functional.linear(read, kv), 2), bias=pad)
+    hidden = constants.add(hidden, functional.linear(seen, cross_out))
+    return _feed_forward(constants, layer, hidden)
 
 
-def close(sizes: Sizes, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+def close(constants: Constants, hidden: Tensor, dtype: torch.dtype) -> Tensor:
     """Norm what encoder or decoder end with, for products with norms folded in."""
-    return sizes.drop(sizes.norm(hidden, torch.float32)).to(dtype)
+    return constants.drop(constants.norm(hidden, torch.float32)).to(dtype)
 
 
 def loss(
-    sizes: Sizes, hidden: Tensor, head: Tensor, labels: Tensor, rivals: Tensor | None
+    constants: Constants, hidden: Tensor, head: Tensor, labels: Tensor, rivals: Tensor | None
 ) -> Tensor:
     """Give the summed cross entropy of the target tokens."""
-    logits = functional.linear(close(sizes, hidden, head.dtype), head).flatten(0, 1)
+    logits = functional.linear(close(constants, hidden, head.dtype), head).flatten(0, 1)
     labels = labels.flatten()
     if rivals is not None:
         own = rivals[labels.clamp(min=0)]  # any group where a position does not count
@@ -138,11 +146,11 @@ def loss(
     return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-def _feed_forward(sizes: Sizes, layer: Layer, hidden: Tensor) -> Tensor:
-    inner = functional.linear(sizes.norm(hidden, layer.inner.dtype), layer.inner).relu()
-    if sizes.dropout is not None:
-        inner = inner * sizes.dropout.mask(inner)
-    return sizes.add(hidden, functional.linear(inner, layer.outer))
+def _feed_forward(constants: Constants, layer: Layer, hidden: Tensor) -> Tensor:
+    inner = functional.linear(constants.norm(hidden, layer.inner.dtype), layer.inner).relu()
+    if constants.dropout is not None:
+        inner = inner * constants.dropout.mask(inner)
+    return constants.add(hidden, functional.linear(inner, layer.outer))
 
 
 PIECES = Pieces(embed, encoder_layer, decoder_layer, close, loss)
@@ -179,23 +187,23 @@ def summed_loss(
         rivals: As in `network.summed_loss`.
         pieces: Compiled or not.
     """
-    sizes = Sizes(network.n_heads, network.d_kv, network.eps, dropout)
+    constants = Constants(network.n_heads, network.d_kv, network.eps, dropout)
     (n_read, n_written) = input_ids.shape[1], labels.shape[1]
     pad = torch.where(input_ids == start, torch.finfo(torch.float32).min, 0.0)
     pad = _any_batch(pad[:, None, None])
-    hidden = _any_batch(pieces.embed(sizes, _any_batch(input_ids), network.embedding))
+    hidden = _any_batch(pieces.embed(constants, _any_batch(input_ids), network.embedding))
     bias = _one_shape(network.encoder_bias[:, :n_read, :n_read].contiguous())
     for layer in network.encoder:
-        hidden = _any_batch(pieces.encoder_layer(sizes, layer, hidden, bias, pad))
-    read = _any_batch(pieces.close(sizes, hidden, network.dtype))
+        hidden = _any_batch(pieces.encoder_layer(constants, layer, hidden, bias, pad))
+    read = _any_batch(pieces.close(constants, hidden, network.dtype))
     before = functional.pad(labels[:, :-1], (1, 0), value=start)
     before = _any_batch(torch.where(before == IGNORED, start, before))
-    hidden = _any_batch(pieces.embed(sizes, before, network.embedding))
+    hidden = _any_batch(pieces.embed(constants, before, network.embedding))
     bias = _one_shape(network.decoder_bias[:, :n_written, :n_written].contiguous())
     readers = network.cross_kv.chunk(len(network.decoder))
     for layer, kv in zip(network.decoder, readers, strict=True):
-        hidden = _any_batch(pieces.decoder_layer(sizes, layer, kv, hidden, bias, read, pad))
-    return pieces.loss(sizes, hidden, network.head, _any_batch(labels), rivals)
+        hidden = _any_batch(pieces.decoder_layer(constants, layer, kv, hidden, bias, read, pad))
+    return pieces.loss(constants, hidden, network.head, _any_batch(labels), rivals)
 
 
 def _any_batch(tensor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mql4grec import language
 from mql4grec.errors import ConfigError
 from mql4grec.language import Samples
 from mql4grec.recommender.causal import CausalModel
@@ -56,7 +57,7 @@ def with_graphs(
         graphs = T5Steps(
             loop.model,
             put_samples(loop.corpus, first.samples, loop.tasks, device=loop.model.device),
-            n_read=int(first.input_lengths.max()),
+            n_read=language.most_tokens(loop.corpus, loop.tasks)[0],
             dtype=loop.dtype,
             pieces=pieces or compile_pieces(),
             recordings=recordings,

@@ -33,7 +33,7 @@ WIDTH_STEP, ROW_STEP = 8, 64  # what a micro-batch is filled up to
 
 
 @dataclass(frozen=True)
-class Samples:
+class DeviceSamples:
     """Samples on a device.
 
     Attributes:
@@ -73,7 +73,7 @@ class T5Steps:
     def __init__(
         self,
         model: T5ForConditionalGeneration,
-        samples: Samples,
+        samples: DeviceSamples,
         *,
         n_read: int,
         dtype: torch.dtype,
@@ -86,7 +86,7 @@ class T5Steps:
         Args:
             model: On its device, with the dropout of its config.
             samples: On the same.
-            n_read: Tokens of the longest input.
+            n_read: Tokens of the longest input of any epoch.
             dtype: Of the matrix products.
             pieces: Of the pass, compiled or not.
             recordings: Where work goes.
@@ -183,16 +183,16 @@ class T5Steps:
 
 def put_samples(
     corpus: Corpus, samples: language.Samples, tasks: Sequence[Task], *, device: torch.device
-) -> Samples:
+) -> DeviceSamples:
     """Put the samples of an epoch on a device."""
     stream = language.make_stream(corpus, tasks)
     spans = language.find_spans(corpus, samples, stream)
     none = np.full((1, spans.shape[1]), -1)
-    return Samples(
+    return DeviceSamples(
         stream=stream,
         tokens=torch.from_numpy(stream.tokens).to(device),
         spans=torch.from_numpy(np.concatenate([spans, none])).to(device),
-        n_written=int(spans[:, 5].max()) + 1,
+        n_written=language.most_tokens(corpus, tasks)[1],
         pad=corpus.vocabulary.pad,
         eos=corpus.vocabulary.eos,
     )

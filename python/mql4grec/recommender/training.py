@@ -274,7 +274,7 @@ def _validate(loop: Loop, position: Position, ndcg: Callable[[Model], float] | N
         "lr": learning_rate(n_steps - 1, loop),
         "samples_per_second": n_samples / max(position.seconds - before, 1e-9),
         "seconds": seconds,
-        # Of all epochs so far: compiling and recording, which later ones need not do.
+        # Since the training began or went on: compiling and recording, which is done once.
         **({} if loop.recordings is None else {"seconds_of_recording": loop.recordings.seconds}),
     }
     values = {name: value for name, value in record.items() if name not in ("epoch", "step")}

@@ -86,7 +86,8 @@ def refit_note(metrics: Mapping[str, Any]) -> str:
     names = ", ".join(map(_title, metrics["refitted"]))
     return (
         f" {names} are fitted on the users' last but one events too, and what is combined or "
-        "reranked knows these; papers leave them out. No last event was used."
+        "reranked knows these; papers leave them out. No last event was used. How often items "
+        "occur in training is counted without these."
     )
 
 
