@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from mql4grec.language import Branches, Corpus, Windows
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.dropout import RandomDropout
 from mql4grec.recommender.epochs import Epoch
-from mql4grec.recommender.graphs import Recordings, pinned
+from mql4grec.recommender.graphs import GraphSteps, Recordings
 from mql4grec.recommender.teacher import Teacher
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of windows, in items
@@ -103,7 +102,7 @@ def put_lookups(
     )
 
 
-class CausalSteps:
+class CausalSteps(GraphSteps):
     """The losses and gradients of optimizer steps."""
 
     def __init__(
@@ -122,17 +121,12 @@ class CausalSteps:
             bf16: Whether matrix products are in bfloat16.
             recordings: Where work goes.
         """
+        super().__init__(model, recordings)
         self._model, self._lookups, self._bf16 = model, lookups, bf16
         rate = model.config.dropout_rate
         self._dropout = RandomDropout(rate) if rate else None
         self._n_open = 0 if lookups.teacher is None else 1
         self._longest = int(lookups.lengths.max())
-        self._recordings = recordings
-        self._parameters = list(model.parameters())
-        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._loss = torch.zeros((), device=model.device)
-        self._n_tokens = torch.ones((), device=model.device)
-        self._rows: dict[tuple[int, int], Tensor] = {}
 
     def draw(self, corpus: Corpus, epoch: Epoch) -> None:
         """Go on with another epoch: its windows are the same."""
@@ -143,40 +137,20 @@ class CausalSteps:
         self._loss.zero_()
 
     def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
-        """Add a micro-batch; waits for the host nowhere.
-
-        Args:
-            rows: int64 (B,), of the windows.
-            longest: Items of the longest among them.
-            seed: Of dropout and of what the teacher draws.
-        """
+        """Add a micro-batch of windows; `longest` is without the place beyond the end."""
         length = next(each for each in (*LENGTHS, longest) if each >= longest)
         length = min(length, self._longest) + self._n_open
-        shape, device = (len(rows), length), self._loss.device
-        own = torch.from_numpy(rows)
-        kept = self._rows.setdefault(shape, torch.empty_like(own, device=device))
-        kept.copy_(pinned(own, device), non_blocking=True)
-        torch.manual_seed(seed)
-        self._recordings.do(shape, partial(self._pass, *shape))
+        self._do_pass(torch.from_numpy(rows), length, seed=seed)
 
-    def finish(self, *, n_tokens: int) -> Tensor:
-        """Give every parameter its gradient, and the loss summed over target tokens.
-
-        Args:
-            n_tokens: By which gradients are divided.
-        """
-        self._n_tokens.fill_(n_tokens)
+    def _gather(self) -> None:
         torch._foreach_div_(self._gradients, self._n_tokens)
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient
-        return self._loss.clone()
 
-    def _pass(self, n: int, length: int) -> None:
-        asked = self._ask(self._rows[n, length], length)
+    def _pass(self, n: int, width: int) -> None:
+        asked = self._ask(self._rows[n, width], width)
         with torch.autocast(self._loss.device.type, torch.bfloat16, enabled=self._bf16):
             states = self._model(
                 self._lookups.words[asked.items],
-                [length] * n,
+                [width] * n,
                 self._lookups.words[asked.targets],
                 self._dropout,
             )

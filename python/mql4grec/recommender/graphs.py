@@ -7,10 +7,17 @@ longer than they run.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
+from functools import partial
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mql4grec.language import Corpus
+from mql4grec.recommender.epochs import Epoch
 
 Work = Callable[[], None]
 Record = Callable[[Work], Work]
@@ -71,6 +78,66 @@ def _aside(work: Work) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """Put a tensor where a GPU reads it without waiting."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+class GraphSteps(ABC):
+    """The losses and gradients of a model's optimizer steps; nothing in them waits for the host."""
+
+    def __init__(self, model: nn.Module, recordings: Recordings) -> None:
+        """Record nothing yet.
+
+        Args:
+            model: On its device.
+            recordings: Where work goes.
+        """
+        self._recordings = recordings
+        self._parameters = list(model.parameters())
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._loss = torch.zeros((), device=self._parameters[0].device)
+        self._n_tokens = torch.ones_like(self._loss)
+        self._rows: dict[tuple[int, int], Tensor] = {}
+
+    @abstractmethod
+    def draw(self, corpus: Corpus, epoch: Epoch) -> None:
+        """Go on with another epoch."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Begin an optimizer step."""
+
+    @abstractmethod
+    def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
+        """Add a micro-batch.
+
+        Args:
+            rows: int64 (B,), of the epoch's samples.
+            longest: Tokens, or items, of the longest input among them.
+            seed: Of what is drawn.
+        """
+
+    def finish(self, *, n_tokens: int) -> Tensor:
+        """Give every parameter its gradient, and the loss summed over target tokens.
+
+        Args:
+            n_tokens: By which gradients are divided.
+        """
+        self._n_tokens.fill_(n_tokens)
+        self._gather()
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+        return self._loss.clone()
+
+    def _do_pass(self, rows: Tensor, width: int, *, seed: int) -> None:
+        """Do the pass of some samples, which reads them where the last ones of its shape were."""
+        shape, device = (len(rows), width), self._loss.device
+        own = self._rows.setdefault(shape, torch.empty_like(rows, device=device))
+        pinned = rows.pin_memory() if device.type == "cuda" else rows  # read without waiting
+        own.copy_(pinned, non_blocking=True)
+        torch.manual_seed(seed)
+        self._recordings.do(shape, partial(self._pass, *shape))
+
+    @abstractmethod
+    def _pass(self, n: int, width: int) -> None:
+        """Add loss and gradients of the `n` samples that lie in `_rows`."""
+
+    @abstractmethod
+    def _gather(self) -> None:
+        """Let `_gradients` be those of all passes, divided by `_n_tokens`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,35 +16,13 @@ from mql4grec.config import Modality, Task, TrainingSettings
 from mql4grec.language import Branches, Corpus
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch
-from mql4grec.recommender.graphs import Recordings
+from mql4grec.recommender.graphs import GraphSteps, Recordings
 from mql4grec.recommender.model import Model
 from mql4grec.recommender.t5_steps import WIDTHS
 from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import Journal, Runtime
 
 UNSETTLED = 16  # steps between two looks at the loss, the clock and what to save
-
-
-class GraphSteps(Protocol):
-    """Optimizer steps of a GPU; nothing in them waits for the host."""
-
-    def draw(self, corpus: Corpus, epoch: Epoch) -> None:
-        """Go on with another epoch."""
-
-    def begin(self) -> None:
-        """Begin a step."""
-
-    def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
-        """Add a micro-batch.
-
-        Args:
-            rows: int64 (B,), of the epoch's samples.
-            longest: Tokens, or items, of the longest input among them.
-            seed: Of dropout.
-        """
-
-    def finish(self, *, n_tokens: int) -> Tensor:
-        """Give every parameter its gradient, of the loss by the token; gives their sum."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from mql4grec.language import Samples
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.causal_steps import CausalSteps, put_lookups
 from mql4grec.recommender.epochs import Epoch, dropout_seed
-from mql4grec.recommender.graphs import Recordings
-from mql4grec.recommender.loop import GraphSteps, Loop
+from mql4grec.recommender.graphs import GraphSteps, Recordings
+from mql4grec.recommender.loop import Loop
 from mql4grec.recommender.losses import lay_out_for, loss_of
 from mql4grec.recommender.model import Model
 from mql4grec.recommender.padded import Pieces, compile_pieces

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from mql4grec.config import Task
 from mql4grec.language import IGNORED, Corpus, Stream
 from mql4grec.recommender.dropout import RandomDropout
 from mql4grec.recommender.epochs import Epoch
-from mql4grec.recommender.graphs import Recordings, pinned
+from mql4grec.recommender.graphs import GraphSteps, Recordings
 from mql4grec.recommender.layout import Network, lay_out
 from mql4grec.recommender.padded import Pieces, summed_loss
 
@@ -67,7 +66,7 @@ class DeviceSamples:
         return torch.where(place < n, found, end)
 
 
-class T5Steps:
+class T5Steps(GraphSteps):
     """The losses and gradients of optimizer steps."""
 
     def __init__(
@@ -92,20 +91,15 @@ class T5Steps:
             recordings: Where work goes.
             rivals: As in `network.summed_loss`.
         """
+        super().__init__(model, recordings)
         self._model, self._samples, self._pieces, self._rivals = model, samples, pieces, rivals
         rate = model.config.dropout_rate
         self._dropout = RandomDropout(rate) if rate else None
         self._n_read = -(-n_read // WIDTH_STEP) * WIDTH_STEP
-        self._recordings = recordings
-        self._parameters = list(model.parameters())
         self._network = self._lay_out().cast(dtype)
         self._sums = [
             torch.zeros_like(tensor, dtype=torch.float32) for tensor in self._network.tensors()
         ]
-        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._loss = torch.zeros((), device=model.device)
-        self._n_tokens = torch.ones((), device=model.device)
-        self._rows: dict[tuple[int, int], Tensor] = {}
 
     def draw(self, corpus: Corpus, epoch: Epoch) -> None:
         """Go on with the samples of another epoch, as many as before."""
@@ -118,33 +112,14 @@ class T5Steps:
         self._recordings.do("begin", self._begin)
 
     def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
-        """Add a micro-batch; waits for the host nowhere.
-
-        Args:
-            rows: int64 (B,), of the samples.
-            longest: Tokens of the longest input among them.
-            seed: Of dropout.
-        """
+        """Add a micro-batch, filled up to a shape of few."""
         none = len(self._samples.spans) - 1
         filled = torch.full((-(-len(rows) // ROW_STEP) * ROW_STEP,), none)
         filled[: len(rows)] = torch.from_numpy(rows)
-        shape, device = (len(filled), self._width(longest)), self._loss.device
-        own = self._rows.setdefault(shape, torch.empty_like(filled, device=device))
-        own.copy_(pinned(filled, device), non_blocking=True)
-        torch.manual_seed(seed)
-        self._recordings.do(shape, partial(self._pass, *shape))
+        self._do_pass(filled, self._width(longest), seed=seed)
 
-    def finish(self, *, n_tokens: int) -> Tensor:
-        """Give every parameter its gradient, and the loss summed over target tokens.
-
-        Args:
-            n_tokens: By which gradients are divided.
-        """
-        self._n_tokens.fill_(n_tokens)
+    def _gather(self) -> None:
         self._recordings.do("finish", self._finish)
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient
-        return self._loss.clone()
 
     def _begin(self) -> None:
         with torch.no_grad():
