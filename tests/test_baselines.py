@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
-from mql4grec import baselines, evaluation
+from mql4grec import baselines, codes, evaluation
 from mql4grec.catalog import Histories
 from mql4grec.config import EvaluationSettings
 from mql4grec.decoding import Rankings
@@ -120,6 +121,35 @@ def test_ease_equals_the_dense_formula() -> None:
     check(ranking, dense(inputs, 0.7) @ linear, top_k=5)
 
 
+def test_ease_takes_groups_for_users_who_had_all_of_them() -> None:
+    events = shop(1)
+    training, inputs = events.held_out(2), events.held_out(1)
+    groups = np.array([[1, 1, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 2, 2, 0, 0, 0, 0]], np.float32)
+    rows = np.concatenate([dense(training) > 0, groups]).astype(float)
+    inverse = np.linalg.inv(rows.T @ rows + 3.0 * np.eye(N_ITEMS))
+    linear = -inverse / np.diag(inverse)
+    np.fill_diagonal(linear, 0)
+    ranking = ranked(
+        baselines.fit_ease,
+        training,
+        inputs,
+        n_items=N_ITEMS,
+        top_k=5,
+        regularization=3.0,
+        decay=0.7,
+        groups=sparse.csr_array(groups),
+    )
+    check(ranking, dense(inputs, 0.7) @ linear, top_k=5)
+
+
+def test_an_item_that_nobody_took_is_found_by_its_group() -> None:
+    training = histories([[0, 1], [0, 1], [1, 2], [2, 3]])
+    groups = sparse.csr_array(np.array([[0, 0, 1, 0, 1]], np.float32))  # 4 is like 2
+    plain = baselines.fit_ease(training, n_items=5, regularization=1.0)
+    grouped = baselines.fit_ease(training, n_items=5, regularization=1.0, groups=groups)
+    assert plain.weights[2, 4] == 0 < grouped.weights[2, 4]
+
+
 def test_a_triangle_larger_than_a_block_is_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "MIRROR_ROWS", 2)
     test_ease_equals_the_dense_formula()
@@ -190,14 +220,23 @@ def test_ease_refuses_a_singular_matrix() -> None:
         ranked(baselines.fit_ease, shop(), shop(), n_items=N_ITEMS, top_k=2, regularization=-40.0)
 
 
-def test_after_every_event_ease_ranks_by_what_others_did() -> None:
-    events, settings = shop(n_users=21), EvaluationSettings(ease_lambda=2, decay=0.7)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_after_every_event_ease_ranks_by_what_others_did(grouped: bool) -> None:
+    events = shop(n_users=21)
+    settings = EvaluationSettings(ease_lambda=2, decay=0.7, ease_codes_weight=3)
     n_items = int(events.items.max()) + 1
-    found = baselines.rank_prefixes(events, n_items=n_items, settings=settings, seed=3, top_k=4)
+    alike = np.arange(n_items) % 3 == np.arange(3)[:, None]  # (3, N)
+    groups = sparse.csr_array(alike.astype(np.float32)) if grouped else None
+    weighed = groups * np.float32(3) if groups is not None else None
+    found = baselines.rank_prefixes(
+        events, n_items=n_items, settings=settings, seed=3, groups=groups, top_k=4
+    )
     quarter = np.random.default_rng(3).permutation(events.n_users) % baselines.N_PARTS
     for user in range(events.n_users):
         others = events.of_users(np.flatnonzero(quarter != quarter[user]))
-        ranker = baselines.fit_ease(others, n_items=n_items, regularization=2, decay=0.7)
+        ranker = baselines.fit_ease(
+            others, n_items=n_items, regularization=2, decay=0.7, groups=weighed
+        )
         own = events.items[events.offsets[user] : events.offsets[user + 1]].tolist()
         prefixes = histories([own[: n + 1] for n in range(len(own))])
         expected = ranker(prefixes, top_k=4, remove_seen=True)
@@ -207,10 +246,15 @@ def test_after_every_event_ease_ranks_by_what_others_did() -> None:
 
 
 def rank_all(
-    events: Histories, *, n_items: int, settings: EvaluationSettings, top_k: int
+    events: Histories,
+    *,
+    n_items: int,
+    settings: EvaluationSettings,
+    top_k: int,
+    groups: sparse.csr_array | None = None,
 ) -> dict[str, Rankings]:
     """Rank for the last event of every user by baselines that know neither of the last two."""
-    rankers = baselines.fit(events.held_out(2), n_items=n_items, settings=settings)
+    rankers = baselines.fit(events.held_out(2), n_items=n_items, settings=settings, groups=groups)
     return {
         name: ranker(events.held_out(1), top_k=top_k, remove_seen=settings.remove_seen)
         for name, ranker in rankers.items()
@@ -238,6 +282,25 @@ def test_every_baseline_is_fitted_that_the_size_allows() -> None:
     ]
 
 
+def test_ease_with_codes_is_fitted_where_groups_weigh_something() -> None:
+    events, groups = shop(6), sparse.csr_array(np.eye(2, N_ITEMS, dtype=np.float32) + 1)
+    for weight, names in ((0.0, ["ease"]), (0.5, ["ease", "ease_codes"])):
+        settings = EvaluationSettings(ease_codes_weight=weight)
+        found = baselines.fit(events, n_items=N_ITEMS, settings=settings, groups=groups)
+        assert list(found) == ["popular", "item_knn", *names]
+    expected = baselines.fit_ease(events, n_items=N_ITEMS, groups=groups * np.float32(0.5))
+    with_codes, plain = found["ease_codes"], found["ease"]
+    assert isinstance(with_codes, baselines.ItemToItem)
+    assert isinstance(plain, baselines.ItemToItem)
+    np.testing.assert_array_equal(with_codes.weights, expected.weights)
+    assert not np.allclose(with_codes.weights, plain.weights)
+    none = sparse.csr_array((0, N_ITEMS), dtype=np.float32)
+    settings = EvaluationSettings()
+    assert "ease_codes" not in baselines.fit(
+        events, n_items=N_ITEMS, settings=settings, groups=none
+    )
+
+
 @pytest.fixture(scope="module")
 def instruments() -> Histories:
     path = INSTRUMENTS / "Instruments.inter.json"
@@ -253,6 +316,8 @@ FIGURES = {  # HR@1, HR@5, HR@10, NDCG@5, NDCG@10 on the test split, tuned on va
     ("item_knn", True): (0.0933, 0.1207, 0.1439, 0.1074, 0.1148),
     ("ease", False): (0.0730, 0.1175, 0.1418, 0.0959, 0.1037),
     ("ease", True): (0.0950, 0.1303, 0.1519, 0.1132, 0.1202),
+    ("ease_codes", False): (0.0747, 0.1195, 0.1438, 0.0976, 0.1054),
+    ("ease_codes", True): (0.0970, 0.1315, 0.1529, 0.1147, 0.1216),
 }
 
 
@@ -261,7 +326,16 @@ FIGURES = {  # HR@1, HR@5, HR@10, NDCG@5, NDCG@10 on the test split, tuned on va
 @pytest.mark.parametrize("remove_seen", [False, True])
 def test_figures_on_instruments(instruments: Histories, remove_seen: bool) -> None:
     settings = EvaluationSettings(remove_seen=remove_seen)
-    found = rank_all(instruments, n_items=6250, settings=settings, top_k=20)
+    ids = []
+    for modality, name in (("text", "lemb"), ("image", "vitemb")):
+        path = INSTRUMENTS / f"Instruments.index_{name}.json"
+        ids.append(
+            codes.read_index(
+                path, dataset="Instruments", modality=modality, n_items=6250, shared="keep"
+            )[0]
+        )
+    groups = codes.group_by_prefix(ids)
+    found = rank_all(instruments, n_items=6250, settings=settings, top_k=20, groups=groups)
     for (name, removed), figures in FIGURES.items():
         if removed == remove_seen:
             got = evaluation.metrics(found[name], instruments.target(1))

@@ -385,7 +385,7 @@ def test_faulty_ranking_files(tmp_path: Path) -> None:
         report.read_rankings(tmp_path / "none.parquet", user_ids=["u"], item_ids=["a"])
 
 
-KNOWN = "['text', 'image', 'popular', 'item_knn', 'ease', 'sasrec'"
+KNOWN = "['text', 'image', 'popular', 'item_knn', 'ease', 'ease_codes', 'sasrec'"
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ KNOWN = "['text', 'image', 'popular', 'item_knn', 'ease', 'sasrec'"
         (
             {"files": [{"name": "ease", "test": "a.parquet", "validation": "b.parquet"}]},
             "`files`: expected distinct names, none of ['text', 'image', 'fused', 'combined', "
-            "'reranked', 'popular', 'item_knn', 'ease', 'sasrec'], got ['ease']",
+            "'reranked', 'popular', 'item_knn', 'ease', 'ease_codes', 'sasrec'], got ['ease']",
         ),
     ],
 )

@@ -98,7 +98,7 @@ def test_both_pages_show_what_codes_keep_and_one_of_them_recommendations(finishe
 
 def test_metrics_have_every_ranking_and_metric(finished: Path) -> None:
     found = json.loads((finished / "evaluation" / "metrics.json").read_text())
-    baselines = {"popular", "item_knn", "ease", "sasrec"}
+    baselines = {"popular", "item_knn", "ease", "ease_codes", "sasrec"}
     assert set(found["rankings"]) == {"text", "image", "fused", *baselines}
     for values in found["rankings"].values():
         assert set(values) == {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
@@ -304,7 +304,8 @@ def test_rankings_are_combined_with_weights_of_the_validation_split(
         "evaluate validation", "evaluate metrics", "report",
     ]  # fmt: skip
     found = json.loads((folder / "evaluation" / "metrics.json").read_text())
-    names = ["text", "image", "fused", "combined", "popular", "item_knn", "ease", "sasrec", "mine"]
+    baselines = ["popular", "item_knn", "ease", "ease_codes", "sasrec"]
+    names = ["text", "image", "fused", "combined", *baselines, "mine"]
     assert list(found["rankings"]) == names
     assert found["rankings"]["mine"] == found["rankings"]["item_knn"]
     assert metrics_of(folder)["text"] == metrics_of(finished)["text"]
@@ -507,7 +508,8 @@ def test_one_modality_alone_is_a_whole_run(tmp_path: Path) -> None:
         "sasrec.enabled=false",
     )
     assert "evaluate sasrec" not in pipeline.run(settings, journal=SILENT)
-    assert set(metrics_of(tmp_path / "run")) == {"text", "popular", "item_knn", "ease"}
+    expected = {"text", "popular", "item_knn", "ease", "ease_codes"}
+    assert set(metrics_of(tmp_path / "run")) == expected
 
 
 def test_a_decoder_only_model_is_a_whole_run(tmp_path: Path) -> None:

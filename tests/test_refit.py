@@ -21,7 +21,7 @@ from mql4grec.evaluation import Calibration, Combination, Lists
 from mql4grec.evaluation.candidates import describe
 from mql4grec.report import read_rankings
 from mql4grec.runtime import SILENT
-from mql4grec.stages.context import Context
+from mql4grec.stages.context import Context, load_groups
 from mql4grec.stages.evaluation import evaluate, fit_on
 
 VALUES = (
@@ -35,9 +35,11 @@ VALUES = (
     "sasrec.epochs=1",
 )
 NOTE = (
-    "Most popular, Item-kNN, EASE\u1d3f are fitted on the users' last but one events too, and what "
-    "is combined or reranked knows these; papers leave them out. No last event was used."
+    "Most popular, Item-kNN, EASE\u1d3f, EASE\u1d3f with codes are fitted on the users' last but "
+    "one events too, and what is combined or reranked knows these; papers leave them out. No last "
+    "event was used."
 )
+REFITTED = ["popular", "item_knn", "ease", "ease_codes"]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +81,9 @@ def test_baselines_rank_as_if_fitted_by_hand(finished: Path, refitted: Path) -> 
     shop = shop_of(refitted)
     settings = settings_of(refitted).evaluation
     known = shop.histories.held_out(1)  # that they are ranked from, too
-    rankers = baselines.fit(known, n_items=shop.n_items, settings=settings)
-    for name in ("popular", "item_knn", "ease"):
+    groups = load_groups(context_of(refitted), "Demo")
+    rankers = baselines.fit(known, n_items=shop.n_items, settings=settings, groups=groups)
+    for name in REFITTED:
         expected = rankers[name](known, top_k=10)
         found = ranking_of(refitted, name)
         np.testing.assert_array_equal(found.items, expected.items)
@@ -93,7 +96,7 @@ def test_what_is_trained_or_learnt_stays_as_it_is(finished: Path, refitted: Path
         for folder in (finished, refitted)
     )
     assert "refitted" not in before
-    assert after["refitted"] == ["popular", "item_knn", "ease"]
+    assert after["refitted"] == REFITTED
     for old, new in ((before, after), (before["seen_removed"], after["seen_removed"])):
         assert "refitted" not in new or new is after
         assert set(old) == set(new) - {"refitted"}
@@ -118,7 +121,7 @@ def test_no_last_event_is_used(refitted: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder / "evaluation")
     evaluate(context_of(folder), folder / "evaluation")
     tables = sorted((refitted / "evaluation").rglob("*.parquet"))
-    assert len(tables) == 2 * 7  # text, combined, reranked and four baselines, both ways
+    assert len(tables) == 2 * 8  # text, combined, reranked and five baselines, both ways
     for table in tables:
         again = pl.read_parquet(folder / table.relative_to(refitted))
         assert again.equals(pl.read_parquet(table)), table.name
@@ -137,7 +140,7 @@ def test_candidates_of_the_test_are_described_as_those_of_validation_were(refitt
 
     def features(shop: Catalog, inputs: Histories, *, n_held_out: int) -> np.ndarray:
         basis = fit_on(context, shop, n_held_out=n_held_out).describes(how)
-        assert list(basis.models) == ["item_knn", "ease"]
+        assert list(basis.models) == ["item_knn", "ease", "ease_codes"]
         return describe(Lists({"a": ranking}, inputs), basis)[1]
 
     items = np.stack(
@@ -169,7 +172,7 @@ def test_figures_are_told_to_be_refitted(
         page = (folder / "report" / "index.html").read_text()
         assert ("last but one events too" in page) == told
     assert report.refit_note({"rankings": {}}) == ""
-    for folder, expected in ((finished, None), (refitted, ["popular", "item_knn", "ease"])):
+    for folder, expected in ((finished, None), (refitted, REFITTED)):
         assert seeds.summarise([settings_of(folder)] * 2).get("refitted") == expected
 
 

@@ -1,9 +1,9 @@
-"""What a user would pick instead: most popular, item-kNN, EASE^R.
+"""What a user would pick instead: most popular, item-kNN, EASE^R with and without groups of items.
 
-This room knows item rows and histories only, no codes and no T5. All three fit on one set of
-histories and rank from another: for the test, fit on the histories without their last two items
-(the part that T5 trains on), rank from those without the last one; `evaluation.refit` then fits
-them again, on the latter. They rank the whole catalog.
+This room knows item rows, histories and groups of items that are alike, no codes and no T5. All fit
+on one set of histories and rank from another: for the test, fit on the histories without their last
+two items (the part that T5 trains on), rank from those without the last one; `evaluation.refit`
+then fits them again, on the latter. They rank the whole catalog.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def fit(
     *,
     n_items: int,
     settings: EvaluationSettings,
+    groups: sparse.csr_array | None = None,
     journal: Journal = SILENT,
 ) -> dict[str, Ranker]:
     """Fit every baseline that the catalog's size allows.
@@ -90,31 +91,58 @@ def fit(
         training: Histories without the events held out.
         n_items: N.
         settings: Of the room `evaluation`.
+        groups: Of items whose codes begin alike, ones (G, N); None: nobody knows.
         journal: Told what is done, and if EASE^R is left out.
 
     Returns:
-        "popular", "item_knn" and, up to `settings.ease_max_items` items, "ease".
+        "popular", "item_knn" and, up to `settings.ease_max_items` items, "ease" and, where there
+        are groups that weigh something, "ease_codes".
     """
     rankers: dict[str, Ranker] = {}
-    with journal.track("baselines", total=3) as advance:
+    with journal.track("baselines", total=4) as advance:
         rankers["popular"] = fit_most_popular(training, n_items=n_items)
         advance(1)
         rankers["item_knn"] = fit_item_knn(
             training, n_items=n_items, shrink=settings.item_knn_shrink, decay=settings.decay
         )
         advance(1)
-        if n_items <= settings.ease_max_items:
-            rankers["ease"] = fit_ease(
-                training,
-                n_items=n_items,
-                regularization=settings.ease_lambda,
-                decay=settings.decay,
-                max_items=settings.ease_max_items,
-            )
-        else:
+        if n_items > settings.ease_max_items:
             journal.log("baselines.ease_skipped", n_items=n_items, limit=settings.ease_max_items)
+            advance(2)
+            return rankers
+        rankers["ease"] = _fit_ease(training, None, n_items=n_items, settings=settings)
+        advance(1)
+        weighed = _weighed(groups, settings)
+        if weighed is not None:
+            rankers["ease_codes"] = _fit_ease(training, weighed, n_items=n_items, settings=settings)
         advance(1)
     return rankers
+
+
+def _weighed(
+    groups: sparse.csr_array | None, settings: EvaluationSettings
+) -> sparse.csr_array | None:
+    """Give groups their weight; None if there are none or they weigh nothing."""
+    if groups is None or not settings.ease_codes_weight or not groups.shape[0]:
+        return None
+    return groups * np.float32(settings.ease_codes_weight)
+
+
+def _fit_ease(
+    training: Histories,
+    groups: sparse.csr_array | None,
+    *,
+    n_items: int,
+    settings: EvaluationSettings,
+) -> ItemToItem:
+    return fit_ease(
+        training,
+        n_items=n_items,
+        regularization=settings.ease_lambda,
+        decay=settings.decay,
+        max_items=settings.ease_max_items,
+        groups=groups,
+    )
 
 
 def fit_most_popular(training: Histories, *, n_items: int) -> Ranker:
@@ -180,10 +208,13 @@ def fit_ease(
     regularization: float = 100.0,
     decay: float = 0.8,
     max_items: int = 20_000,
+    groups: sparse.csr_array | None = None,
 ) -> ItemToItem:
     """Fit EASE^R, the linear item-to-item model with a closed form.
 
-    With P the inverse of `X'X + lambda I`, the weights are `-P_ij / P_jj`, 0 on the diagonal.
+    With P the inverse of `X'X + lambda I`, the weights are `-P_ij / P_jj`, 0 on the diagonal. Items
+    that are alike may be groups, more rows of X: as if there were a user who had all of them. So
+    an item that nobody ever took has weights too.
 
     Args:
         training: Histories from which the users-by-items matrix X of zeros and ones comes.
@@ -191,6 +222,8 @@ def fit_ease(
         regularization: Lambda.
         decay: Weight of an input event relative to the next later one.
         max_items: The largest N that is tried: memory grows with its square, time with its cube.
+        groups: float32 (G, N): 0 where an item is not in a group, elsewhere how much it counts
+            beside an event, 1; None: no groups.
 
     Returns:
         A ranker.
@@ -199,19 +232,29 @@ def fit_ease(
         ValueError: If N is above `max_items`, or lambda too small for the matrix to be inverted.
 
     Source:
-        Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, equation 8.
+        Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, equation 8. Groups:
+        Jeunen, Van Balen, Goethals, "Closed-Form Models for Collaborative Filtering with
+        Side-Information", RecSys 2020, whose CEASE has tags as rows.
     """
     if n_items > max_items:
         raise ValueError(
             f"`n_items`: expected at most {max_items} for EASE^R, got {n_items}; "
             "leave EASE^R out, or raise `max_items` if memory for N x N floats is there"
         )
-    linear = _ease_weights(_binary(training, n_items=n_items), regularization=regularization)
-    return ItemToItem(linear, decay)
+    rows = _binary(training, n_items=n_items)
+    if groups is not None:
+        rows = sparse.csr_array(sparse.vstack([rows, groups], format="csr"))
+    return ItemToItem(_ease_weights(rows, regularization=regularization), decay)
 
 
 def rank_prefixes(
-    training: Histories, *, n_items: int, settings: EvaluationSettings, seed: int, top_k: int = 50
+    training: Histories,
+    *,
+    n_items: int,
+    settings: EvaluationSettings,
+    seed: int,
+    groups: sparse.csr_array | None = None,
+    top_k: int = 50,
 ) -> Rankings:
     """Rank with EASE^R after every event, by weights that other users' histories gave.
 
@@ -223,6 +266,7 @@ def rank_prefixes(
         n_items: N.
         settings: Of the room `evaluation`.
         seed: Of the parting in quarters.
+        groups: Of items whose codes begin alike, ones (G, N); None: EASE^R knows no codes.
         top_k: Length of the lists.
 
     Returns:
@@ -231,19 +275,15 @@ def rank_prefixes(
     Raises:
         ValueError: If N is above `settings.ease_max_items`.
     """
+    weighed = _weighed(groups, settings)
     lengths = training.lengths()
     quarter = np.random.default_rng(seed).permutation(len(lengths)) % N_PARTS
     width = min(top_k, n_items)
     items = np.full((len(training.items), width), -1, np.int32)
     scores = np.full((len(training.items), width), -np.inf, np.float32)
     for part in range(N_PARTS):
-        ranker = fit_ease(
-            training.of_users(np.flatnonzero(quarter != part)),
-            n_items=n_items,
-            regularization=settings.ease_lambda,
-            decay=settings.decay,
-            max_items=settings.ease_max_items,
-        )
+        others = training.of_users(np.flatnonzero(quarter != part))
+        ranker = _fit_ease(others, weighed, n_items=n_items, settings=settings)
         users = np.flatnonzero(quarter == part)
         starts = np.repeat(training.offsets[users], lengths[users])  # of each prefix
         sizes = np.concatenate([np.arange(1, n + 1) for n in lengths[users]] or [lengths[:0]])
@@ -256,9 +296,9 @@ def rank_prefixes(
     return Rankings(items=items, scores=scores)
 
 
-def _ease_weights(users: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:
+def _ease_weights(rows: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:
     """Give the item-to-item weights (N, N), in place: one such matrix is all the memory used."""
-    matrix = (users.T @ users).toarray(order="F")
+    matrix = (rows.T @ rows).toarray(order="F")
     np.fill_diagonal(matrix, matrix.diagonal() + np.float32(regularization))
     factor, failed = lapack.spotrf(matrix, lower=1, overwrite_a=1)
     if failed:

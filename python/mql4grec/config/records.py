@@ -27,7 +27,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 MADE_OF_OTHERS = ("fused", "combined", "reranked")
-RANKINGS = (*MODALITIES, *MADE_OF_OTHERS, "popular", "item_knn", "ease", "sasrec")
+RANKINGS = (*MODALITIES, *MADE_OF_OTHERS, "popular", "item_knn", "ease", "ease_codes", "sasrec")
 PAPER_TASKS: tuple[Task, ...] = ("seqrec", "seqimage", "item2image", "image2item", "fusionseqrec")
 
 
@@ -269,8 +269,11 @@ class TrainingSettings(Record):
     patience: Positive = 10  # epochs without a better one
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
     teacher_share: Fraction = 0.0
-    """Of a decoder-only model's answers, what EASE^R has: items that it would recommend there,
+    """Of a decoder-only model's answers, what the teacher has: items that it would recommend there,
     fitted on other users' training events. For shops of `evaluation.ease_max_items`."""
+    teacher: Literal["ease", "ease_codes"] = "ease_codes"
+    """EASE^R, or EASE^R with codes (`evaluation.ease_codes_weight`), which also teaches items that
+    training histories hardly have, or do not have at all."""
     graphs: bool = False
     """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
     first, which takes a minute or two; a decoder-only model's are not."""
@@ -281,7 +284,8 @@ class TrainingSettings(Record):
     @property
     def unused(self) -> set[str]:
         """Name the settings that change nothing beside the others."""
-        return {"select_by", "select_users"} if self.select_by == "loss" else set()
+        selection = {"select_by", "select_users"} if self.select_by == "loss" else set()
+        return selection if self.teacher_share else {*selection, "teacher"}
 
 
 PRETRAIN = TrainingSettings(
@@ -350,29 +354,33 @@ class EvaluationSettings(Record):
     """Report all rankings with seen items kept and removed; decoding is done twice."""
     combine: tuple[str, ...] = ()
     """Rankings that become one more, "combined": two or more of "text", "image", "popular",
-    "item_knn", "ease", "sasrec" and the names of `files`. Their probabilities are averaged with
-    weights that are chosen on the last but one events; with "text" or "image" among them, decoding
-    is done for some users' validation histories too."""
+    "item_knn", "ease", "ease_codes", "sasrec" and the names of `files`. Their probabilities are
+    averaged with weights that are chosen on the last but one events; with "text" or "image" among
+    them, decoding is done for some users' validation histories too."""
     combine_users: Positive = 2000  # whose last but one events the weights are chosen on
     rerank: bool = False
     """One more ranking, "reranked": all items of the lists of `combine`, ranked by gradient-boosted
     trees that are learnt on the same users' same events and see, besides the lists, what item-kNN
-    and EASE^R say of each item; "combined" again, where they add no more than chance there. They
-    want more `combine_users`: of 2,000, some 700 have their next item on a list, too few to learn
-    from and to be sure of a gain of 3 %."""
+    and EASE^R, with and without codes, say of each item; "combined" again, where they add no more
+    than chance there. They want more `combine_users`: of 2,000, some 700 have their next item on a
+    list, too few to learn from and to be sure of a gain of 3 %."""
     refit: bool = False
-    """Fit most popular, item-kNN and EASE^R on users' last but one events too, and count those for
-    what trees see of training, once all weights and trees are chosen, before ranking for the last
-    events, none of which is used. Papers do not do so: the baselines' own figures are then those of
-    refitted ones, lest a comparison be unfair, and all figures are told to be. The recommender and
-    SASRec are not trained again, and rankings of `files` are as they are. Two matrices of EASE^R
-    are held in memory then."""
+    """Fit most popular, item-kNN and EASE^R, with and without codes, on users' last but one events
+    too, and count those for what trees see of training, once all weights and trees are chosen,
+    before ranking for the last events, none of which is used. Papers do not do so: the baselines'
+    own figures are then those of refitted ones, lest a comparison be unfair, and all figures are
+    told to be. The recommender and SASRec are not trained again, and rankings of `files` are as
+    they are. Four matrices of EASE^R are held in memory then, otherwise two."""
     files: tuple[RankingFileSettings, ...] = ()
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)
     ease_lambda: float = Field(default=100, gt=0)
     decay: Fraction = 0.8  # of a history event's weight per later event, item-kNN and EASE^R
     ease_max_items: Positive = 20_000  # EASE^R inverts an N x N matrix
+    ease_codes_weight: float = Field(default=1, ge=0)
+    """Of EASE^R with codes, "ease_codes": it sees, besides users, items whose codes begin alike as
+    if somebody had taken all of them; this is how much such an item counts where a user's counts 1.
+    0: without this ranking."""
 
     @model_validator(mode="after")
     def _lists_that_there_are(self) -> Self:

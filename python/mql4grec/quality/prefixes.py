@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec.catalog import Histories
+from mql4grec.codes import number_prefixes
 
 PAIRS_AT_ONCE = 1 << 20
 
@@ -52,20 +53,10 @@ def chance_shares(
     if n_pairs <= 0:
         return None
     shares = []
-    for numbers in _number_prefixes(codes, n_codes=n_codes):
+    for numbers in number_prefixes(codes, n_codes=n_codes):
         of_prefix = np.bincount(numbers, weights=drawn)
         shares.append((float((of_prefix**2).sum()) - with_itself) / n_pairs)
     return tuple(max(share, 0.0) for share in shares)  # rounding may leave less than nothing
-
-
-def _number_prefixes(
-    codes: NDArray[np.uint16], *, n_codes: Sequence[int]
-) -> Iterator[NDArray[np.int64]]:
-    """Number the prefixes of 1 to L codes, int64 (N) each: equal numbers, equal prefixes."""
-    numbers = np.zeros(len(codes), np.int64)
-    for level, size in enumerate(n_codes):
-        numbers = np.unique(numbers * size + codes[:, level], return_inverse=True)[1]
-        yield numbers
 
 
 def pairs_in_a_row(

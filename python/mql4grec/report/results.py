@@ -33,6 +33,7 @@ BASELINES = {
     "popular": "Most popular",
     "item_knn": "Item-kNN",
     "ease": "EASE\u1d3f",
+    "ease_codes": "EASE\u1d3f with codes",
     "sasrec": "SASRec",
 }
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")

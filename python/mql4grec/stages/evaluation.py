@@ -18,7 +18,7 @@ from mql4grec.config import Modality, Settings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.report import read_rankings, write_rankings
-from mql4grec.stages.context import Context, before_path, load_catalog, load_ids
+from mql4grec.stages.context import Context, before_path, load_catalog, load_groups, load_ids
 from mql4grec.stages.decoding import (
     SEEN,
     combination_split,
@@ -295,8 +295,13 @@ def fit_on(context: Context, shop: Catalog, *, n_held_out: int) -> Fitted:
     """
     settings = context.settings
     training = shop.histories.held_out(n_held_out)
+    has_ease = shop.n_items <= settings.evaluation.ease_max_items
     rankers = baselines.fit(
-        training, n_items=shop.n_items, settings=settings.evaluation, journal=context.journal
+        training,
+        n_items=shop.n_items,
+        settings=settings.evaluation,
+        groups=load_groups(context, shop.name) if has_ease else None,
+        journal=context.journal,
     )
     if settings.sasrec.enabled and shop.n_items <= settings.sasrec.max_items:
         from mql4grec import sasrec

@@ -166,6 +166,8 @@ def _others(settings: Settings, training: TrainingSettings) -> tuple[Any, ...]:
         found = (normalise, selection_beams(settings), removed)
     if training.teacher_share:
         found = (*found, settings.evaluation.ease_lambda, settings.evaluation.decay)
+        if training.teacher == "ease_codes":
+            found = (*found, settings.evaluation.ease_codes_weight)
     return found
 
 
