@@ -26,8 +26,8 @@ Then all test users are decoded (50 beams). Figures of each model:
                                         .9 the bench fails
 
 They go to a JSON file in `--out`, named after the device, written anew after each model. EASE^R's
-lists and the baselines take a minute of a CPU. With `--users`, only their items are ranked, and the
-figures are no result.
+lists and the baselines take one to two minutes of a CPU. With `--users`, only their items are
+ranked, and the figures are no result.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ import torch
 from accelerate import PartialState
 from decoding import DATA, agreement
 from numpy.typing import NDArray
+from scipy import sparse
 from torch.utils.flop_counter import FlopCounterMode
 
 from mql4grec import baselines, codes, config, decoding, evaluation, language, recommender
@@ -74,7 +75,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "instruments.yaml"
 INDEX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}
 TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}  # by which a T5 ranks
 SEEN = {False: "seen_kept", True: "seen_removed"}
-BASELINES = ("item_knn", "ease")
+BASELINES = ("item_knn", "ease", "ease_codes")
 SEED, SELECT_USERS, SELECT_BEAMS, N_BEAMS = 2025, 2000, 20, 50
 VALIDATION_SAMPLES = 2048  # of the validation loss, by which nothing is chosen
 COMPARED_USERS, SAME_ITEMS = 256, 0.9  # of ten; bfloat16 may swap neighbours
@@ -83,10 +84,11 @@ PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  #
 
 @dataclass(frozen=True)
 class Shop:
-    """What is learnt, and where: `users` are those of the validation."""
+    """What is learnt, and where: `groups` of items begin alike, `users` are the validation's."""
 
     histories: Histories
     n_items: int
+    groups: sparse.csr_array
     corpus: Corpus
     tries: dict[Modality, ItemTrie]
     users: NDArray[np.int64]
@@ -161,6 +163,7 @@ def read_shop(folder: Path, *, n_users: int | None, runtime: Runtime) -> Shop:
     return Shop(
         histories=histories,
         n_items=len(rows),
+        groups=codes.group_by_prefix(ids.values()),
         corpus=language.build_corpus(vocabulary, histories, ids, settings),
         tries={modality: decoding.build_trie(found) for modality, found in ids.items()},
         users=np.sort(drawn),
@@ -295,10 +298,10 @@ def train(
 
 
 def make_teacher(shop: Shop, *, share: float) -> Teacher:
-    """Rank with EASE^R after every training event, as stage `finetune` does."""
+    """Rank with EASE^R with codes after every training event, as stage `finetune` does."""
     known = shop.histories.held_out(2)
     found = baselines.rank_prefixes(
-        known, n_items=shop.n_items, settings=EvaluationSettings(), seed=SEED
+        known, n_items=shop.n_items, settings=EvaluationSettings(), seed=SEED, groups=shop.groups
     )
     followed = np.delete(np.arange(len(known.items)), known.offsets[1:] - 1)
     calibration = evaluation.calibrate(
@@ -371,10 +374,12 @@ def compare_with_cpu(shop: Shop, model: Model) -> float:
 
 
 def rank_baselines(shop: Shop) -> dict[str, Any]:
-    """Give the metrics of item-kNN and EASE^R for the same users."""
+    """Give the metrics of item-kNN and EASE^R, with and without codes, for the same users."""
     inputs, targets = shop.histories.held_out(1), shop.histories.target(1)
     known = shop.histories.held_out(2)
-    rankers = baselines.fit(known, n_items=shop.n_items, settings=EvaluationSettings())
+    rankers = baselines.fit(
+        known, n_items=shop.n_items, settings=EvaluationSettings(), groups=shop.groups
+    )
     found: dict[str, Any] = {}
     for removed, name in SEEN.items():
         lists = {each: rankers[each](inputs, top_k=10, remove_seen=removed) for each in BASELINES}

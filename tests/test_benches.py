@@ -56,7 +56,7 @@ def test_instruments_trains_both_models_and_ranks(
     found = json.loads(path.read_text())
     assert (found["n_users"], found["n_items"]) == (N_USERS, N_ITEMS)
     for seen in ("seen_kept", "seen_removed"):
-        assert set(found["baselines"][seen]) == {"item_knn", "ease"}
+        assert set(found["baselines"][seen]) == {"item_knn", "ease", "ease_codes"}
     for name in ("t5", "decoder_only"):
         own = found[name]
         assert own["samples_per_second"] > 0
