@@ -223,11 +223,10 @@ def test_ease_refuses_a_singular_matrix() -> None:
 @pytest.mark.parametrize("grouped", [False, True])
 def test_after_every_event_ease_ranks_by_what_others_did(grouped: bool) -> None:
     events = shop(n_users=21)
-    settings = EvaluationSettings(ease_lambda=2, decay=0.7, ease_codes_weight=3)
+    settings = EvaluationSettings(ease_lambda=2, decay=0.7)
     n_items = int(events.items.max()) + 1
     alike = np.arange(n_items) % 3 == np.arange(3)[:, None]  # (3, N)
-    groups = sparse.csr_array(alike.astype(np.float32)) if grouped else None
-    weighed = groups * np.float32(3) if groups is not None else None
+    groups = sparse.csr_array(3 * alike.astype(np.float32)) if grouped else None
     found = baselines.rank_prefixes(
         events, n_items=n_items, settings=settings, seed=3, groups=groups, top_k=4
     )
@@ -235,7 +234,7 @@ def test_after_every_event_ease_ranks_by_what_others_did(grouped: bool) -> None:
     for user in range(events.n_users):
         others = events.of_users(np.flatnonzero(quarter != quarter[user]))
         ranker = baselines.fit_ease(
-            others, n_items=n_items, regularization=2, decay=0.7, groups=weighed
+            others, n_items=n_items, regularization=2, decay=0.7, groups=groups
         )
         own = events.items[events.offsets[user] : events.offsets[user + 1]].tolist()
         prefixes = histories([own[: n + 1] for n in range(len(own))])
@@ -282,23 +281,58 @@ def test_every_baseline_is_fitted_that_the_size_allows() -> None:
     ]
 
 
-def test_ease_with_codes_is_fitted_where_groups_weigh_something() -> None:
+def test_ease_with_codes_is_fitted_where_there_are_groups() -> None:
     events, groups = shop(6), sparse.csr_array(np.eye(2, N_ITEMS, dtype=np.float32) + 1)
-    for weight, names in ((0.0, ["ease"]), (0.5, ["ease", "ease_codes"])):
-        settings = EvaluationSettings(ease_codes_weight=weight)
-        found = baselines.fit(events, n_items=N_ITEMS, settings=settings, groups=groups)
-        assert list(found) == ["popular", "item_knn", *names]
-    expected = baselines.fit_ease(events, n_items=N_ITEMS, groups=groups * np.float32(0.5))
+    found = baselines.fit(events, n_items=N_ITEMS, settings=EvaluationSettings(), groups=groups)
+    assert list(found) == ["popular", "item_knn", "ease", "ease_codes"]
+    expected = baselines.fit_ease(events, n_items=N_ITEMS, groups=groups)
     with_codes, plain = found["ease_codes"], found["ease"]
     assert isinstance(with_codes, baselines.ItemToItem)
     assert isinstance(plain, baselines.ItemToItem)
     np.testing.assert_array_equal(with_codes.weights, expected.weights)
     assert not np.allclose(with_codes.weights, plain.weights)
-    none = sparse.csr_array((0, N_ITEMS), dtype=np.float32)
-    settings = EvaluationSettings()
-    assert "ease_codes" not in baselines.fit(
-        events, n_items=N_ITEMS, settings=settings, groups=none
+
+
+def test_the_weight_of_groups_is_the_one_that_ranks_best_for_others() -> None:
+    events, settings = shop(n_users=30), EvaluationSettings(ease_lambda=2, decay=0.7)
+    alike = np.arange(N_ITEMS) % 3 == np.arange(3)[:, None]  # (3, N)
+    groups = sparse.csr_array(alike.astype(np.float32))
+    chosen, ndcg = baselines.choose_weight(
+        events, groups, n_items=N_ITEMS, settings=settings, seed=5
     )
+    own = np.random.default_rng(5).permutation(30) % baselines.N_PARTS == 0
+    expected = {}
+    for weight in baselines.WEIGHTS:
+        ranker = baselines.fit_ease(
+            events.of_users(np.flatnonzero(~own)),
+            n_items=N_ITEMS,
+            regularization=2,
+            decay=0.7,
+            groups=groups * np.float32(weight),
+        )
+        gains = []
+        for user in np.flatnonzero(own):
+            row = events.of(user).tolist()
+            for n in range(1, len(row)):
+                best = ranker(histories([row[:n]]), top_k=10, remove_seen=True).items[0].tolist()
+                gains.append(1 / np.log2(best.index(row[n]) + 2) if row[n] in best else 0)
+        expected[weight] = float(np.mean(gains))
+    assert ndcg == pytest.approx(expected)
+    assert len(set(expected.values())) == len(expected)
+    assert expected[chosen] == max(expected.values())
+
+
+def test_where_nobody_has_an_event_to_rank_for_groups_weigh_the_least() -> None:
+    groups = sparse.csr_array(np.ones((1, 3), np.float32))
+    chosen, ndcg = baselines.choose_weight(
+        histories([[0], [1], [2], [0], [1]]),
+        groups,
+        n_items=3,
+        settings=EvaluationSettings(),
+        seed=0,
+    )
+    assert chosen == min(baselines.WEIGHTS)
+    assert set(ndcg.values()) == {0.0}
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from mql4grec.evaluation import Calibration, Combination, Lists
 from mql4grec.evaluation.candidates import describe
 from mql4grec.report import read_rankings
 from mql4grec.runtime import SILENT
-from mql4grec.stages.context import Context, load_groups
+from mql4grec.stages.context import Context
 from mql4grec.stages.evaluation import evaluate, fit_on
+from mql4grec.stages.groups import load_groups
 
 VALUES = (
     "evaluation.combine=[item_knn, text, ease]",
@@ -135,11 +136,12 @@ def shorter(shop: Catalog) -> Catalog:
 def test_candidates_of_the_test_are_described_as_those_of_validation_were(refitted: Path) -> None:
     """By the same code, with histories one event longer: of a shop one event shorter, the same."""
     context, shop = context_of(refitted), shop_of(refitted)
+    groups = load_groups(context, "Demo")
     how = Combination({"a": Calibration(1.0, 0.3)}, {"a": 1.0}, 0.0, 0)
     generator = np.random.default_rng(0)
 
     def features(shop: Catalog, inputs: Histories, *, n_held_out: int) -> np.ndarray:
-        basis = fit_on(context, shop, n_held_out=n_held_out).describes(how)
+        basis = fit_on(context, shop, groups, n_held_out=n_held_out).describes(how)
         assert list(basis.models) == ["item_knn", "ease", "ease_codes"]
         return describe(Lists({"a": ranking}, inputs), basis)[1]
 
@@ -157,7 +159,8 @@ def test_candidates_of_the_test_are_described_as_those_of_validation_were(refitt
 
 def test_without_ease_only_item_knn_describes_candidates(refitted: Path) -> None:
     context = context_of(refitted, "evaluation.ease_max_items=5", "sasrec.enabled=false")
-    fitted = fit_on(context, shop_of(refitted), n_held_out=1)
+    assert load_groups(context, "Demo") is None
+    fitted = fit_on(context, shop_of(refitted), None, n_held_out=1)
     assert list(fitted.rankers) == ["popular", "item_knn"]
     how = Combination({}, {}, 0.0, 0)
     assert list(fitted.describes(how).models) == ["item_knn"]

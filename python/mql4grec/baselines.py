@@ -24,6 +24,7 @@ from mql4grec.runtime import SILENT, Journal
 
 CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
 N_PARTS = 4  # of the users, each ranked for by weights of the others
+WEIGHTS = (0.25, 0.5, 1.0, 2.0)  # of groups of items, beside users
 MIRROR_ROWS = 1024  # rows copied at once when a triangle becomes a square
 
 
@@ -91,12 +92,12 @@ def fit(
         training: Histories without the events held out.
         n_items: N.
         settings: Of the room `evaluation`.
-        groups: Of items whose codes begin alike, ones (G, N); None: nobody knows.
+        groups: Of items whose codes begin alike, as `fit_ease` has them; None: there are none.
         journal: Told what is done, and if EASE^R is left out.
 
     Returns:
         "popular", "item_knn" and, up to `settings.ease_max_items` items, "ease" and, where there
-        are groups that weigh something, "ease_codes".
+        are groups, "ease_codes".
     """
     rankers: dict[str, Ranker] = {}
     with journal.track("baselines", total=4) as advance:
@@ -112,20 +113,10 @@ def fit(
             return rankers
         rankers["ease"] = _fit_ease(training, None, n_items=n_items, settings=settings)
         advance(1)
-        weighed = _weighed(groups, settings)
-        if weighed is not None:
-            rankers["ease_codes"] = _fit_ease(training, weighed, n_items=n_items, settings=settings)
+        if groups is not None:
+            rankers["ease_codes"] = _fit_ease(training, groups, n_items=n_items, settings=settings)
         advance(1)
     return rankers
-
-
-def _weighed(
-    groups: sparse.csr_array | None, settings: EvaluationSettings
-) -> sparse.csr_array | None:
-    """Give groups their weight; None if there are none or they weigh nothing."""
-    if groups is None or not settings.ease_codes_weight or not groups.shape[0]:
-        return None
-    return groups * np.float32(settings.ease_codes_weight)
 
 
 def _fit_ease(
@@ -266,7 +257,7 @@ def rank_prefixes(
         n_items: N.
         settings: Of the room `evaluation`.
         seed: Of the parting in quarters.
-        groups: Of items whose codes begin alike, ones (G, N); None: EASE^R knows no codes.
+        groups: Of items whose codes begin alike, as `fit_ease` has them; None: there are none.
         top_k: Length of the lists.
 
     Returns:
@@ -275,25 +266,81 @@ def rank_prefixes(
     Raises:
         ValueError: If N is above `settings.ease_max_items`.
     """
-    weighed = _weighed(groups, settings)
-    lengths = training.lengths()
-    quarter = np.random.default_rng(seed).permutation(len(lengths)) % N_PARTS
+    quarter = _quarters(training, seed=seed)
     width = min(top_k, n_items)
     items = np.full((len(training.items), width), -1, np.int32)
     scores = np.full((len(training.items), width), -np.inf, np.float32)
     for part in range(N_PARTS):
         others = training.of_users(np.flatnonzero(quarter != part))
-        ranker = _fit_ease(others, weighed, n_items=n_items, settings=settings)
+        ranker = _fit_ease(others, groups, n_items=n_items, settings=settings)
         users = np.flatnonzero(quarter == part)
-        starts = np.repeat(training.offsets[users], lengths[users])  # of each prefix
-        sizes = np.concatenate([np.arange(1, n + 1) for n in lengths[users]] or [lengths[:0]])
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        places = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, sizes)
-        found = ranker(
-            Histories(offsets=offsets, items=training.items[places]), top_k=width, remove_seen=True
-        )
-        items[starts + sizes - 1], scores[starts + sizes - 1] = found.items, found.scores
+        events, found = _rank_events(ranker, training, users=users, top_k=width)
+        items[events], scores[events] = found.items, found.scores
     return Rankings(items=items, scores=scores)
+
+
+def choose_weight(
+    training: Histories,
+    groups: sparse.csr_array,
+    *,
+    n_items: int,
+    settings: EvaluationSettings,
+    seed: int,
+) -> tuple[float, dict[float, float]]:
+    """Choose how much groups of items count in EASE^R, beside users, who count 1.
+
+    Fitted on three quarters of the users, it ranks for every event of the others from those before.
+
+    Args:
+        training: Histories without the events held out.
+        groups: Ones (G, N), where an item is in a group.
+        n_items: N.
+        settings: Of the room `evaluation`.
+        seed: Of who is ranked for.
+
+    Returns:
+        That of WEIGHTS which has the highest NDCG@10, and NDCG@10 of each; the least of them if
+        nobody has an event to rank for.
+
+    Raises:
+        ValueError: If N is above `settings.ease_max_items`.
+    """
+    quarter = _quarters(training, seed=seed)
+    others = training.of_users(np.flatnonzero(quarter != 0))
+    found = {}
+    for weight in WEIGHTS:
+        weighed = groups * np.float32(weight)
+        ranker = _fit_ease(others, weighed, n_items=n_items, settings=settings)
+        events, ranking = _rank_events(
+            ranker, training, users=np.flatnonzero(quarter == 0), top_k=10
+        )
+        goes_on = ~np.isin(events + 1, training.offsets)
+        hits = ranking.items[goes_on] == training.items[events[goes_on] + 1, None]
+        gains = hits / np.log2(np.arange(hits.shape[1]) + 2)
+        found[weight] = float(gains.sum() / max(len(hits), 1))
+    return max(found, key=lambda weight: found[weight]), found
+
+
+def _quarters(training: Histories, *, seed: int) -> NDArray[np.int64]:
+    """Part users in N_PARTS at random, int64 (U,)."""
+    return np.random.default_rng(seed).permutation(training.n_users) % N_PARTS
+
+
+def _rank_events(
+    ranker: Ranker, training: Histories, *, users: NDArray[np.int64], top_k: int
+) -> tuple[NDArray[np.int64], Rankings]:
+    """Rank for some users after every event of theirs.
+
+    Returns:
+        The events, int64 (R,), and lists (R, min(top_k, N)) without what was seen so far.
+    """
+    lengths = training.lengths()[users]
+    starts = np.repeat(training.offsets[users], lengths)  # of each prefix
+    sizes = np.concatenate([np.arange(1, n + 1) for n in lengths] or [lengths[:0]])
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, sizes)
+    prefixes = Histories(offsets=offsets, items=training.items[places])
+    return starts + sizes - 1, ranker(prefixes, top_k=top_k, remove_seen=True)
 
 
 def _ease_weights(rows: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:

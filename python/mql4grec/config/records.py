@@ -269,11 +269,9 @@ class TrainingSettings(Record):
     patience: Positive = 10  # epochs without a better one
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
     teacher_share: Fraction = 0.0
-    """Of a decoder-only model's answers, what the teacher has: items that it would recommend there,
-    fitted on other users' training events. For shops of `evaluation.ease_max_items`."""
-    teacher: Literal["ease", "ease_codes"] = "ease_codes"
-    """EASE^R, or EASE^R with codes (`evaluation.ease_codes_weight`), which also teaches items that
-    training histories hardly have, or do not have at all."""
+    """Of a decoder-only model's answers, what EASE^R with codes has (without them where
+    `evaluation.ease_codes_weight` is 0): items that it would recommend there, fitted on other
+    users' training events. For shops of `evaluation.ease_max_items`."""
     graphs: bool = False
     """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
     first, which takes a minute or two; a decoder-only model's are not."""
@@ -284,8 +282,7 @@ class TrainingSettings(Record):
     @property
     def unused(self) -> set[str]:
         """Name the settings that change nothing beside the others."""
-        selection = {"select_by", "select_users"} if self.select_by == "loss" else set()
-        return selection if self.teacher_share else {*selection, "teacher"}
+        return {"select_by", "select_users"} if self.select_by == "loss" else set()
 
 
 PRETRAIN = TrainingSettings(
@@ -377,10 +374,11 @@ class EvaluationSettings(Record):
     ease_lambda: float = Field(default=100, gt=0)
     decay: Fraction = 0.8  # of a history event's weight per later event, item-kNN and EASE^R
     ease_max_items: Positive = 20_000  # EASE^R inverts an N x N matrix
-    ease_codes_weight: float = Field(default=1, ge=0)
+    ease_codes_weight: float | None = Field(default=None, ge=0)
     """Of EASE^R with codes, "ease_codes": it sees, besides users, items whose codes begin alike as
     if somebody had taken all of them; this is how much such an item counts where a user's counts 1.
-    0: without this ranking."""
+    None: 1/4, 1/2, 1 or 2, whichever ranks best for a quarter of the users after every training
+    event, fitted on the other users'. 0: without this ranking."""
 
     @model_validator(mode="after")
     def _lists_that_there_are(self) -> Self:

@@ -23,8 +23,6 @@ from mql4grec.errors import ArtifactError, DataError
 from mql4grec.runtime import Journal, Runtime, wait_for_everyone
 
 if TYPE_CHECKING:
-    from scipy import sparse
-
     from mql4grec.embeddings import Embeddings
     from mql4grec.language import Corpus, Vocabulary
 
@@ -159,12 +157,6 @@ def load_ids(context: Context, shop: DatasetSettings) -> dict[Modality, Semantic
             ids = codes.read_shards(path.with_suffix(".parquet")).ids
         found[modality] = dataclasses.replace(ids, n_codes=tuple(facts["n_codes"]))
     return found
-
-
-def load_groups(context: Context, name: str) -> sparse.csr_array:
-    """Put the items of one shop together whose codes begin alike, ones (G, N)."""
-    (shop,) = (shop for shop in context.settings.catalog.datasets if shop.name == name)
-    return codes.group_by_prefix(load_ids(context, shop).values())
 
 
 def load_vocabulary(context: Context) -> Vocabulary:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from mql4grec import artifacts, baselines, evaluation
 from mql4grec.baselines import Ranker
@@ -18,7 +19,7 @@ from mql4grec.config import Modality, Settings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.report import read_rankings, write_rankings
-from mql4grec.stages.context import Context, before_path, load_catalog, load_groups, load_ids
+from mql4grec.stages.context import Context, before_path, load_catalog, load_ids
 from mql4grec.stages.decoding import (
     SEEN,
     combination_split,
@@ -28,6 +29,7 @@ from mql4grec.stages.decoding import (
     name_of,
     ways_of,
 )
+from mql4grec.stages.groups import load_groups
 
 if TYPE_CHECKING:
     from mql4grec.evaluation import Basis, Combination, Lists, Occurrences, Reranker
@@ -60,14 +62,15 @@ def evaluate(context: Context, folder: Path) -> None:
     """Write the metrics of all rankings, and the rankings as tables."""
     settings = context.settings
     shop = load_catalog(context, settings.target.name)
-    fitted = fit_on(context, shop, n_held_out=2)
+    groups = load_groups(context, shop.name)
+    fitted = fit_on(context, shop, groups, n_held_out=2)
     learnt = {
         removed: _learn(context, shop, fitted, removed=removed) for removed in _made(settings)
     }
     found: dict[str, Any] = {}
     if settings.evaluation.refit:
         # Only now: what was learnt above is learnt from lists that do not know what they rank for.
-        fitted = fit_on(context, shop, n_held_out=1)
+        fitted = fit_on(context, shop, groups, n_held_out=1)
         found["refitted"] = [name for name in fitted.rankers if name != "sasrec"]
     items = _items(context, shop)
     for removed in ways_of(settings):
@@ -284,23 +287,25 @@ def _rank_validation(
     return chosen, shop.histories.target(2)[users]
 
 
-def fit_on(context: Context, shop: Catalog, *, n_held_out: int) -> Fitted:
+def fit_on(
+    context: Context, shop: Catalog, groups: sparse.csr_array | None, *, n_held_out: int
+) -> Fitted:
     """Fit every baseline that the shop's size and the settings allow; SASRec is trained already.
 
     Args:
         context: Of a run whose SASRec is trained, if asked for.
         shop: The target shop.
+        groups: Of its items, from `load_groups`.
         n_held_out: How many of the users' last events are not looked at, but by SASRec, which was
             trained without the last two.
     """
     settings = context.settings
     training = shop.histories.held_out(n_held_out)
-    has_ease = shop.n_items <= settings.evaluation.ease_max_items
     rankers = baselines.fit(
         training,
         n_items=shop.n_items,
         settings=settings.evaluation,
-        groups=load_groups(context, shop.name) if has_ease else None,
+        groups=groups,
         journal=context.journal,
     )
     if settings.sasrec.enabled and shop.n_items <= settings.sasrec.max_items:

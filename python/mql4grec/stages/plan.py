@@ -165,9 +165,8 @@ def _others(settings: Settings, training: TrainingSettings) -> tuple[Any, ...]:
         normalise, removed = settings.decoding.normalise, settings.evaluation.remove_seen
         found = (normalise, selection_beams(settings), removed)
     if training.teacher_share:
-        found = (*found, settings.evaluation.ease_lambda, settings.evaluation.decay)
-        if training.teacher == "ease_codes":
-            found = (*found, settings.evaluation.ease_codes_weight)
+        linear = settings.evaluation
+        found = (*found, linear.ease_lambda, linear.decay, linear.ease_codes_weight)
     return found
 
 

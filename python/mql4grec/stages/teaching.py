@@ -1,4 +1,4 @@
-"""What EASE^R, with codes or without, teaches a model: lists of items that could come next."""
+"""What EASE^R with codes teaches a model: lists of items that could come next."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from mql4grec import baselines, evaluation
 from mql4grec.config import TrainingSettings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
-from mql4grec.stages.context import Context, load_catalog, load_groups
+from mql4grec.stages.context import Context, load_catalog
+from mql4grec.stages.groups import load_groups
 
 if TYPE_CHECKING:
     from mql4grec.recommender import Teacher
 
 
 def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequence[str]) -> Teacher:
-    """Rank with EASE^R, as `settings.teacher` says, after every training event of some shops.
+    """Rank with EASE^R with codes after every training event of some shops.
 
     The lists of a shop are calibrated on what did come next, so that their shares are about as
     sure as they are right.
@@ -44,7 +45,7 @@ def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequenc
             n_items=shop.n_items,
             settings=run.evaluation,
             seed=run.seed,
-            groups=load_groups(context, name) if settings.teacher == "ease_codes" else None,
+            groups=load_groups(context, name),
         )
         followed = np.delete(np.arange(len(training.items)), training.offsets[1:] - 1)
         calibration = evaluation.calibrate(
