@@ -72,6 +72,7 @@ from mql4grec.recommender.padded import PIECES
 from mql4grec.runtime import SILENT, Runtime, describe_machine, start
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "instruments.yaml"
+LINEAR = config.load(CONFIG).evaluation  # EASE^R's settings, the weight of codes given
 INDEX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}
 TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}  # by which a T5 ranks
 SEEN = {False: "seen_kept", True: "seen_removed"}
@@ -163,7 +164,7 @@ def read_shop(folder: Path, *, n_users: int | None, runtime: Runtime) -> Shop:
     return Shop(
         histories=histories,
         n_items=len(rows),
-        groups=codes.group_by_prefix(ids.values()),
+        groups=codes.group_by_prefix(ids.values()) * LINEAR.ease_codes_weight,
         corpus=language.build_corpus(vocabulary, histories, ids, settings),
         tries={modality: decoding.build_trie(found) for modality, found in ids.items()},
         users=np.sort(drawn),
@@ -300,8 +301,8 @@ def train(
 def make_teacher(shop: Shop, *, share: float) -> Teacher:
     """Rank with EASE^R with codes after every training event, as stage `finetune` does."""
     known = shop.histories.held_out(2)
-    found = baselines.rank_prefixes(
-        known, n_items=shop.n_items, settings=EvaluationSettings(), seed=SEED, groups=shop.groups
+    found = baselines.rank_after_events(
+        known, n_items=shop.n_items, settings=LINEAR, seed=SEED, groups=shop.groups
     )
     followed = np.delete(np.arange(len(known.items)), known.offsets[1:] - 1)
     calibration = evaluation.calibrate(
@@ -377,9 +378,7 @@ def rank_baselines(shop: Shop) -> dict[str, Any]:
     """Give the metrics of item-kNN and EASE^R, with and without codes, for the same users."""
     inputs, targets = shop.histories.held_out(1), shop.histories.target(1)
     known = shop.histories.held_out(2)
-    rankers = baselines.fit(
-        known, n_items=shop.n_items, settings=EvaluationSettings(), groups=shop.groups
-    )
+    rankers = baselines.fit(known, n_items=shop.n_items, settings=LINEAR, groups=shop.groups)
     found: dict[str, Any] = {}
     for removed, name in SEEN.items():
         lists = {each: rankers[each](inputs, top_k=10, remove_seen=removed) for each in BASELINES}

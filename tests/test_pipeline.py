@@ -455,12 +455,14 @@ def test_lists_are_reranked_by_what_validation_teaches(finished: Path, tmp_path:
     [
         (("embeddings.image.kind=none", "recommender.finetune.tasks=[seqrec]"), "image"),
         (("sasrec.enabled=false",), "sasrec"),
+        (("evaluation.ease_codes_weight=0",), "ease_codes"),
     ],
 )
 def test_only_rankings_that_are_made_can_be_combined(
     tmp_path: Path, values: tuple[str, ...], absent: str
 ) -> None:
-    settings = tiny.settings(tmp_path, *values, "evaluation.combine=[text, image, sasrec]")
+    combined = "evaluation.combine=[text, image, ease_codes, sasrec]"
+    settings = tiny.settings(tmp_path, *values, combined)
     with pytest.raises(ConfigError) as caught:
         plan(settings)
     assert str(caught.value) == (

@@ -23,7 +23,7 @@ from mql4grec.report import read_rankings
 from mql4grec.runtime import SILENT
 from mql4grec.stages.context import Context
 from mql4grec.stages.evaluation import evaluate, fit_on
-from mql4grec.stages.groups import load_groups
+from mql4grec.stages.groups import group_items
 
 VALUES = (
     "evaluation.combine=[item_knn, text, ease]",
@@ -82,8 +82,9 @@ def test_baselines_rank_as_if_fitted_by_hand(finished: Path, refitted: Path) -> 
     shop = shop_of(refitted)
     settings = settings_of(refitted).evaluation
     known = shop.histories.held_out(1)  # that they are ranked from, too
-    groups = load_groups(context_of(refitted), "Demo")
-    rankers = baselines.fit(known, n_items=shop.n_items, settings=settings, groups=groups)
+    groups = group_items(context_of(refitted), shop)
+    assert groups is not None
+    rankers = baselines.fit(known, n_items=shop.n_items, settings=settings, groups=groups.rows)
     for name in REFITTED:
         expected = rankers[name](known, top_k=10)
         found = ranking_of(refitted, name)
@@ -136,7 +137,7 @@ def shorter(shop: Catalog) -> Catalog:
 def test_candidates_of_the_test_are_described_as_those_of_validation_were(refitted: Path) -> None:
     """By the same code, with histories one event longer: of a shop one event shorter, the same."""
     context, shop = context_of(refitted), shop_of(refitted)
-    groups = load_groups(context, "Demo")
+    groups = group_items(context, shop)
     how = Combination({"a": Calibration(1.0, 0.3)}, {"a": 1.0}, 0.0, 0)
     generator = np.random.default_rng(0)
 
@@ -159,7 +160,7 @@ def test_candidates_of_the_test_are_described_as_those_of_validation_were(refitt
 
 def test_without_ease_only_item_knn_describes_candidates(refitted: Path) -> None:
     context = context_of(refitted, "evaluation.ease_max_items=5", "sasrec.enabled=false")
-    assert load_groups(context, "Demo") is None
+    assert group_items(context, shop_of(refitted)) is None
     fitted = fit_on(context, shop_of(refitted), None, n_held_out=1)
     assert list(fitted.rankers) == ["popular", "item_knn"]
     how = Combination({}, {}, 0.0, 0)

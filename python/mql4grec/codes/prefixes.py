@@ -14,11 +14,11 @@ from mql4grec.codes.records import SemanticIds
 def number_prefixes(
     codes: NDArray[np.uint16], *, n_codes: Sequence[int]
 ) -> Iterator[NDArray[np.int64]]:
-    """Number the prefixes of 1 to L codes, int64 (N) each: equal numbers, equal prefixes.
+    """Number the prefixes of items, int64 (N) each: equal numbers, equal prefixes.
 
     Args:
         codes: uint16 (N, L).
-        n_codes: K of each level (L).
+        n_codes: K of the first levels, L or less: as many prefixes are numbered.
     """
     numbers = np.zeros(len(codes), np.int64)
     for level, size in enumerate(n_codes):

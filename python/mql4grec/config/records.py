@@ -269,9 +269,9 @@ class TrainingSettings(Record):
     patience: Positive = 10  # epochs without a better one
     max_minutes: float | None = Field(default=None, gt=0)  # of training, interruptions not counted
     teacher_share: Fraction = 0.0
-    """Of a decoder-only model's answers, what EASE^R with codes has (without them where
-    `evaluation.ease_codes_weight` is 0): items that it would recommend there, fitted on other
-    users' training events. For shops of `evaluation.ease_max_items`."""
+    """Of a decoder-only model's answers, what EASE^R with codes has (`ease_codes_weight` in
+    `evaluation`; 0: EASE^R): items that it would recommend there, fitted on other users' training
+    events. For shops of `evaluation.ease_max_items`."""
     graphs: bool = False
     """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
     first, which takes a minute or two; a decoder-only model's are not."""
@@ -367,18 +367,21 @@ class EvaluationSettings(Record):
     before ranking for the last events, none of which is used. Papers do not do so: the baselines'
     own figures are then those of refitted ones, lest a comparison be unfair, and all figures are
     told to be. The recommender and SASRec are not trained again, and rankings of `files` are as
-    they are. Four matrices of EASE^R are held in memory then, otherwise two."""
+    they are. Four matrices of EASE^R, N x N floats, are held in memory then, otherwise two; half as
+    many with `ease_codes_weight: 0`."""
     files: tuple[RankingFileSettings, ...] = ()
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)
     ease_lambda: float = Field(default=100, gt=0)
     decay: Fraction = 0.8  # of a history event's weight per later event, item-kNN and EASE^R
     ease_max_items: Positive = 20_000  # EASE^R inverts an N x N matrix
-    ease_codes_weight: float | None = Field(default=None, ge=0)
-    """Of EASE^R with codes, "ease_codes": it sees, besides users, items whose codes begin alike as
-    if somebody had taken all of them; this is how much such an item counts where a user's counts 1.
-    None: 1/4, 1/2, 1 or 2, whichever ranks best for a quarter of the users after every training
-    event, fitted on the other users'. 0: without this ranking."""
+    ease_codes_weight: float | None = Field(default=None, ge=0, le=100)
+    """Of EASE^R with codes, "ease_codes": the items of every prefix of codes that several have are
+    one more row of the matrix of users and items, with this value where a user's row has ones (so
+    that they count as its square of users). None: chosen from 0, 1/4, 1/2, 1 and 2 by NDCG@10;
+    fitted on three quarters of the users, EASE^R ranks for every training event of the others,
+    which takes as long as fitting it five times. 0: without this ranking, and a teacher without
+    codes."""
 
     @model_validator(mode="after")
     def _lists_that_there_are(self) -> Self:

@@ -3,10 +3,10 @@
 An average gives a list the same weight for every item. Trees may trust one list for items that
 training has hardly seen and another for the rest: besides what every list says of a candidate they
 see how often and how late training has it, how often beside the user's last item, and what each
-event of the history adds to it by item-kNN and EASE^R, on whose lists it may not be. Like the
-weights of an average they are learnt on users whose next item is known and held out, never on those
-of the test. By cross-validation over these users the number of trees is chosen, and the trees are
-left out where they add no more than chance to the average.
+event of the history adds to it by item-kNN and EASE^R, with codes and without, on whose lists it
+may not be. Like the weights of an average they are learnt on users whose next item is known and
+held out, never on those of the test. By cross-validation over these users the number of trees is
+chosen, and the trees are left out where they add no more than chance to the average.
 
 LightGBM is imported only when trees are fitted or asked, so that other runs do not load it.
 """

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from mql4grec import artifacts, baselines, evaluation
 from mql4grec.baselines import Ranker
@@ -29,7 +28,7 @@ from mql4grec.stages.decoding import (
     name_of,
     ways_of,
 )
-from mql4grec.stages.groups import load_groups
+from mql4grec.stages.groups import Groups, group_items
 
 if TYPE_CHECKING:
     from mql4grec.evaluation import Basis, Combination, Lists, Occurrences, Reranker
@@ -62,12 +61,14 @@ def evaluate(context: Context, folder: Path) -> None:
     """Write the metrics of all rankings, and the rankings as tables."""
     settings = context.settings
     shop = load_catalog(context, settings.target.name)
-    groups = load_groups(context, shop.name)
+    groups = group_items(context, shop)
     fitted = fit_on(context, shop, groups, n_held_out=2)
     learnt = {
         removed: _learn(context, shop, fitted, removed=removed) for removed in _made(settings)
     }
     found: dict[str, Any] = {}
+    if groups is not None:
+        found["ease_codes_weight"] = groups.weight
     if settings.evaluation.refit:
         # Only now: what was learnt above is learnt from lists that do not know what they rank for.
         fitted = fit_on(context, shop, groups, n_held_out=1)
@@ -287,15 +288,13 @@ def _rank_validation(
     return chosen, shop.histories.target(2)[users]
 
 
-def fit_on(
-    context: Context, shop: Catalog, groups: sparse.csr_array | None, *, n_held_out: int
-) -> Fitted:
+def fit_on(context: Context, shop: Catalog, groups: Groups | None, *, n_held_out: int) -> Fitted:
     """Fit every baseline that the shop's size and the settings allow; SASRec is trained already.
 
     Args:
         context: Of a run whose SASRec is trained, if asked for.
         shop: The target shop.
-        groups: Of its items, from `load_groups`.
+        groups: Of its items, from `group_items`.
         n_held_out: How many of the users' last events are not looked at, but by SASRec, which was
             trained without the last two.
     """
@@ -305,7 +304,7 @@ def fit_on(
         training,
         n_items=shop.n_items,
         settings=settings.evaluation,
-        groups=groups,
+        groups=groups.rows if groups is not None else None,
         journal=context.journal,
     )
     if settings.sasrec.enabled and shop.n_items <= settings.sasrec.max_items:

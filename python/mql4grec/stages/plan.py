@@ -58,6 +58,7 @@ def _check_combined(settings: Settings) -> None:
         for name in settings.evaluation.combine
         if (name in MODALITIES and name not in modalities(settings, settings.target))
         or (name == "sasrec" and not settings.sasrec.enabled)
+        or (name == "ease_codes" and settings.evaluation.ease_codes_weight == 0)
     ]
     if absent:
         raise ConfigError(

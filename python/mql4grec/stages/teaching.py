@@ -12,7 +12,7 @@ from mql4grec.config import TrainingSettings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.stages.context import Context, load_catalog
-from mql4grec.stages.groups import load_groups
+from mql4grec.stages.groups import group_items
 
 if TYPE_CHECKING:
     from mql4grec.recommender import Teacher
@@ -39,13 +39,14 @@ def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequenc
                 f"`teacher_share`: expected 0, or shops of at most {limit} items "
                 f"(`evaluation.ease_max_items`), got {shop.n_items} in {name!r}; set it to 0"
             )
+        groups = group_items(context, shop)
         training = shop.histories.held_out(2)
-        found = baselines.rank_prefixes(
+        found = baselines.rank_after_events(
             training,
             n_items=shop.n_items,
             settings=run.evaluation,
             seed=run.seed,
-            groups=load_groups(context, name),
+            groups=groups.rows if groups is not None else None,
         )
         followed = np.delete(np.arange(len(training.items)), training.offsets[1:] - 1)
         calibration = evaluation.calibrate(
