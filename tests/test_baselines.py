@@ -104,30 +104,13 @@ def test_item_knn_equals_the_dense_formula(shrink: float, decay: float) -> None:
     check(ranking, dense(inputs, decay) @ cosine, top_k=5)
 
 
-def test_ease_equals_the_dense_formula() -> None:
+def check_ease(groups: np.ndarray | None) -> None:
+    """Compare with the dense formula, in which a group is one more user."""
     events = shop(1)
     training, inputs = events.held_out(2), events.held_out(1)
-    binary = (dense(training) > 0).astype(float)
-    inverse = np.linalg.inv(binary.T @ binary + 3.0 * np.eye(N_ITEMS))
-    linear = -inverse / np.diag(inverse)
-    np.fill_diagonal(linear, 0)
-    ranking = ranked(
-        baselines.fit_ease,
-        training,
-        inputs,
-        n_items=N_ITEMS,
-        top_k=5,
-        regularization=3.0,
-        decay=0.7,
-    )
-    check(ranking, dense(inputs, 0.7) @ linear, top_k=5)
-
-
-def test_ease_takes_groups_for_users_who_had_all_of_them() -> None:
-    events = shop(1)
-    training, inputs = events.held_out(2), events.held_out(1)
-    groups = np.array([[1, 1, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 2, 2, 0, 0, 0, 0]], np.float32)
-    rows = np.concatenate([dense(training) > 0, groups]).astype(float)
+    rows = (dense(training) > 0).astype(float)
+    if groups is not None:
+        rows = np.concatenate([rows, groups])
     inverse = np.linalg.inv(rows.T @ rows + 3.0 * np.eye(N_ITEMS))
     linear = -inverse / np.diag(inverse)
     np.fill_diagonal(linear, 0)
@@ -139,9 +122,17 @@ def test_ease_takes_groups_for_users_who_had_all_of_them() -> None:
         top_k=5,
         regularization=3.0,
         decay=0.7,
-        groups=sparse.csr_array(groups),
+        groups=None if groups is None else sparse.csr_array(groups),
     )
     check(ranking, dense(inputs, 0.7) @ linear, top_k=5)
+
+
+def test_ease_equals_the_dense_formula() -> None:
+    check_ease(None)
+
+
+def test_ease_takes_groups_for_users_who_had_all_of_them() -> None:
+    check_ease(np.array([[1, 1, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 2, 2, 0, 0, 0, 0]], np.float32))
 
 
 def test_an_item_that_nobody_took_is_found_by_its_group() -> None:
