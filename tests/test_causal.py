@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +34,8 @@ def ids_of(modality: Modality) -> SemanticIds:
     return SemanticIds("tiny", modality, codes, levels, present)
 
 
-def shop(*, n_users: int = 25, max_his_len: int = 5) -> Corpus:
-    settings = LanguageSettings(max_his_len=max_his_len)
+def shop(*, n_users: int = 25, max_his_len: int = 5, **settings_of_samples: Any) -> Corpus:
+    settings = LanguageSettings(max_his_len=max_his_len, **settings_of_samples)
     ids = {modality: ids_of(modality) for modality in MODALITIES}
     vocabulary = language.build_vocabulary(settings, n_codes=tiny.N_CODES)
     histories = tiny.random_histories(n_users, N_ITEMS, seed=0)
@@ -300,6 +301,44 @@ def test_every_event_but_the_last_two_is_answered_once() -> None:
         [np.full(n, int(n > 1)) for n in held_out.lengths()] or [np.zeros(0, int)]
     )
     assert counts[: len(expected)].tolist() == expected.tolist()
+
+
+def draw(one: Corpus, number: int) -> tuple[language.Windows, np.ndarray, list[int]]:
+    """Give an epoch's windows, how many of their last items are answered, and the order."""
+    epoch = epochs.draw_epoch(one, (), seed=1, stage="finetune", number=number, whole=True)
+    assert isinstance(epoch.samples, language.Windows)
+    assert epoch.n_answered is not None
+    return epoch.samples, epoch.n_answered, epoch.order.tolist()
+
+
+def test_every_second_window_begins_at_a_random_event() -> None:
+    one = shop(n_users=400, max_his_len=3, samples="windows")
+    whole, answered_of_whole, order = draw(shop(n_users=400, max_his_len=3), 0)
+    windows, answered, own_order = draw(one, 0)
+    left_out = windows.starts - whole.starts
+    np.testing.assert_array_equal(whole.lengths - windows.lengths, left_out)  # the ends are kept
+    assert own_order == order  # whatever is drawn besides
+    assert left_out.min() == 0
+    assert windows.lengths[whole.lengths > 1].min() == 2  # something to read, something to answer
+    # A first event follows nothing but the beginning of a history: of others it is no target.
+    changed = left_out > 0
+    np.testing.assert_array_equal(answered[~changed], answered_of_whole[~changed])
+    np.testing.assert_array_equal(answered[changed], windows.lengths[changed] - 1)
+    of_three = left_out[whole.lengths == 3]  # half of them by 0 or 1: a quarter is changed
+    assert np.mean(of_three > 0) == pytest.approx(0.25, abs=3 * np.sqrt(0.19 / len(of_three)))
+    again, _, _ = draw(one, 0)
+    other, _, _ = draw(one, 1)
+    assert windows.starts.tolist() == again.starts.tolist()
+    assert windows.starts.tolist() != other.starts.tolist()
+
+
+def test_of_the_longest_only_the_last_event_is_answered() -> None:
+    one = shop(n_users=40, max_his_len=3, samples="longest")
+    windows, answered, order = draw(one, 0)
+    held_out = one.histories.held_out(2)
+    ends = sorted((windows.starts + windows.lengths)[order].tolist())
+    assert ends == held_out.offsets[1:][held_out.lengths() > 1].tolist()
+    assert set(answered.tolist()) == {1}
 
 
 def test_validation_answers_the_last_but_one_event() -> None:

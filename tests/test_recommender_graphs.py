@@ -279,12 +279,15 @@ def teacher_of(one: Corpus, name: str) -> recommender.Teacher | None:
     return recommender.Teacher(items.astype(np.int32), shares, share=1.0)
 
 
-@pytest.mark.parametrize("teacher", ["none", "no picture", "sure"])
+@pytest.mark.parametrize(
+    ("teacher", "samples"),
+    [("none", "prefixes"), ("no picture", "prefixes"), ("sure", "prefixes"), ("sure", "windows")],
+)
 def test_a_decoder_only_model_follows_the_same_losses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str, samples: str
 ) -> None:
-    """Nothing is drawn, so that both ways learn the same."""
-    one = causal.shop(n_users=90)
+    """Nothing is drawn but windows, so that both ways learn the same."""
+    one = causal.shop(n_users=90, samples=samples)
     taught = teacher_of(one, teacher)
     given = {"corpora": [one], "teacher": taught, "dropout": 0.0, "epochs": 2}
     given |= {"teacher_share": 1.0} if taught else {}

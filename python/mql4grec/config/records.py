@@ -244,7 +244,9 @@ class LanguageSettings(Record):
     n_prompt_tokens: Positive = 4
     max_his_len: Positive = 20  # items
     samples: Literal["prefixes", "longest", "windows"] = "prefixes"
-    """Training pairs: every prefix of a history; the longest; random windows, new each epoch."""
+    """Training pairs: every prefix of a history; the longest; random windows, new each epoch. A
+    decoder-only model reads all prefixes in one pass; of "windows" every second history, new each
+    epoch, begins for it at a random item."""
 
 
 class TrainingSettings(Record):

@@ -23,7 +23,7 @@ from mql4grec.language.samples import (
 )
 from mql4grec.language.spans import Stream, find_spans, make_stream, most_tokens
 from mql4grec.language.vocabulary import Vocabulary, build_vocabulary, save_tokenizer
-from mql4grec.language.windows import Windows, last_windows, training_windows
+from mql4grec.language.windows import Windows, last_windows, shorten, training_windows
 from mql4grec.language.words import count_codes, encode_items, spell_items
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "make_stream",
     "most_tokens",
     "save_tokenizer",
+    "shorten",
     "spell_items",
     "target_lengths",
     "training_samples",

@@ -129,7 +129,14 @@ class CausalSteps(GraphSteps):
         self._longest = int(lookups.lengths.max())
 
     def draw(self, corpus: Corpus, epoch: Epoch) -> None:
-        """Go on with another epoch: its windows are the same."""
+        """Go on with the windows of another epoch, which are as many."""
+        assert isinstance(epoch.samples, Windows)
+        assert epoch.n_answered is not None
+        lookups = self._lookups
+        lookups.starts.copy_(torch.from_numpy(epoch.samples.starts))
+        lookups.lengths.copy_(torch.from_numpy(epoch.samples.lengths))
+        lookups.n_answered.copy_(torch.from_numpy(epoch.n_answered))
+        self._longest = int(epoch.samples.lengths.max())
 
     def begin(self) -> None:
         """Begin an optimizer step."""

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from mql4grec import language
 from mql4grec.config import Task
 from mql4grec.errors import ConfigError, DataError
-from mql4grec.language import Corpus, Samples, Windows, last_windows, training_windows
+from mql4grec.language import (
+    Corpus,
+    Samples,
+    Windows,
+    last_windows,
+    shorten,
+    training_windows,
+)
 from mql4grec.language.samples import concatenate
 from mql4grec.runtime import Journal
 
@@ -84,16 +91,13 @@ def draw_epoch(
 ) -> Epoch:
     """Draw and shuffle the samples of epoch `number`; `limit` keeps a random part of them.
 
-    With `whole` they are not those of the tasks but windows of whole histories, in which every item
-    is a target once, but the last two of a user.
+    With `whole` they are not those of the tasks but windows of whole histories. Of "prefixes" every
+    item is a target once, but the last two of a user; of "longest" the last one before these; of
+    "windows" every second window is shortened, by chance, and what it leaves out is no target.
     """
     generator = np.random.default_rng([seed, STAGES.index(stage), EPOCH, number])
     if whole:
-        histories = corpus.histories.held_out(2)
-        windows = training_windows(histories, max_his_len=corpus.max_his_len)
-        is_first = np.isin(windows.starts, histories.offsets[:-1])
-        order = generator.permutation(len(windows.starts))[:limit]
-        return _windows(corpus, windows, windows.lengths - ~is_first, order=order)
+        return _training_windows(corpus, limit=limit, generator=generator)
     samples = concatenate(
         [language.training_samples(corpus, task, generator=generator) for task in tasks]
     )
@@ -173,6 +177,22 @@ def _epoch(corpus: Corpus, samples: Samples, *, order: NDArray[np.int64]) -> Epo
         input_lengths=language.input_lengths(corpus, samples),
         target_lengths=language.target_lengths(corpus, samples),
     )
+
+
+def _training_windows(
+    corpus: Corpus, *, limit: int | None, generator: np.random.Generator
+) -> Epoch:
+    histories = corpus.histories.held_out(2)
+    windows = training_windows(histories, max_his_len=corpus.max_his_len)
+    order = generator.permutation(len(windows.starts))
+    if corpus.sampling == "longest":
+        is_last = np.isin(windows.starts + windows.lengths, histories.offsets[1:])
+        order = order[is_last[order]]
+        return _windows(corpus, windows, np.ones_like(windows.lengths), order=order[:limit])
+    if corpus.sampling == "windows":
+        windows = shorten(windows, generator=generator)
+    is_first = np.isin(windows.starts, histories.offsets[:-1])
+    return _windows(corpus, windows, windows.lengths - ~is_first, order=order[:limit])
 
 
 def _windows(
