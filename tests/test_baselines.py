@@ -237,6 +237,17 @@ def test_after_every_event_ease_ranks_by_what_others_did(grouped: bool) -> None:
         np.testing.assert_allclose(found.scores[rows], expected.scores, atol=1e-6)
 
 
+def test_lists_after_events_are_filled_up_in_a_small_shop() -> None:
+    events = histories([[0, 1, 2], [2, 1], [0, 2], [1, 0]])
+    found = baselines.rank_after_events(
+        events, n_items=3, settings=EvaluationSettings(), seed=3, top_k=5
+    )
+    assert found.items.shape == found.scores.shape == (9, 5)
+    n_found = (found.items >= 0).sum(axis=1)
+    assert n_found.tolist() == [2, 1, 0, 2, 1, 2, 1, 2, 1]  # all but what was seen
+    np.testing.assert_array_equal(np.isneginf(found.scores), found.items < 0)
+
+
 def rank_all(
     events: Histories,
     *,

@@ -359,6 +359,12 @@ def test_nothing_to_validate_on_is_an_error() -> None:
         epochs.validation_epoch(one, (), seed=1, stage="finetune", whole=True)
 
 
+def test_nothing_to_train_on_is_an_error() -> None:
+    one = tiny.corpus(tiny.histories([1, 2, 3], [4, 5, 6]))
+    with pytest.raises(DataError, match="expected histories of four items and more to train on"):
+        epochs.draw_epoch(one, (), seed=1, stage="finetune", number=0, whole=True)
+
+
 # Training
 
 

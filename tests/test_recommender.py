@@ -185,7 +185,7 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
 def test_the_files_of_another_training_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         training.train(tmp_path, journal=training.Recorder(stop_after=2))
-    with pytest.raises(ArtifactError, match="with other settings, data or first weights"):
+    with pytest.raises(ArtifactError, match="with other settings, data, first weights or teacher"):
         training.train(tmp_path, lr=0.02)
     training.train(tmp_path, micro_batch_size=3)  # may change on the way
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import tiny_language as tiny
 import tiny_training as training
 from mql4grec import decoding, language, recommender
+from mql4grec.config import MODALITIES, LanguageSettings
+from mql4grec.errors import ArtifactError
 from mql4grec.language import Corpus
 from mql4grec.recommender.loop import Loop
 from test_causal import N_ITEMS, ids_of, shop, trace, train
@@ -112,6 +115,31 @@ def test_a_taught_training_that_is_interrupted_ends_with_the_same_weights(tmp_pa
     resumed = train(tmp_path / "killed", **values)
     for name, tensor in training.weights(undisturbed).items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_training_by_another_teacher_is_not_gone_on_with(tmp_path: Path) -> None:
+    one = shop(n_users=90)
+    values = {"corpora": [one], "teacher_share": 0.5, "epochs": 1}
+    train(tmp_path, teacher=teacher_of(one), **values)
+    other = teacher_of(one)
+    other.items[0] = 7
+    with pytest.raises(ArtifactError, match="with other settings, data, first weights or teacher"):
+        train(tmp_path, teacher=other, **values)
+
+
+def test_steps_in_which_only_the_teacher_answers_leave_finite_weights(tmp_path: Path) -> None:
+    """What came next has no codes in any modality, in one step of three."""
+    ids = {modality: ids_of(modality) for modality in MODALITIES}
+    for each in ids.values():
+        each.present[3] = False
+        each.codes[3] = 0
+    users = [[3, 3, 3, 1, 2], [3, 3, 3, 3, 2, 4], [1, 2, 5, 6, 7, 8]]
+    settings = LanguageSettings(max_his_len=5)
+    vocabulary = language.build_vocabulary(settings, n_codes=tiny.N_CODES)
+    one = language.build_corpus(vocabulary, tiny.histories(*users), ids, settings)
+    values = {"teacher": teacher_of(one), "teacher_share": 0.5, "batch_size": 1}
+    model = train(tmp_path, corpora=[one], **values)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
 
 def test_with_a_teacher_alone_padding_changes_no_result(

@@ -56,10 +56,10 @@ def fit_ease(
     rows = binary(training, n_items=n_items)
     if groups is not None:
         rows = sparse.csr_array(sparse.vstack([rows, groups], format="csr"))
-    return ItemToItem(_easeevent_weights(rows, regularization=regularization), decay)
+    return ItemToItem(_ease_weights(rows, regularization=regularization), decay)
 
 
-def _easeevent_weights(rows: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:
+def _ease_weights(rows: sparse.csr_array, *, regularization: float) -> NDArray[np.float32]:
     """Give the item-to-item weights (N, N), in place: nearly all the memory is one such matrix."""
     matrix = (rows.T @ rows).toarray(order="F")
     np.fill_diagonal(matrix, matrix.diagonal() + np.float32(regularization))

@@ -40,21 +40,21 @@ def rank_after_events(
         top_k: Length of the lists.
 
     Returns:
-        Items (E, min(top_k, N)), none that is in the history so far.
+        Items (E, top_k), none that is in the history so far, -1 where there are no more.
 
     Raises:
         ValueError: If N is above `settings.ease_max_items`.
     """
     quarter = _quarters(training, seed=seed)
     width = min(top_k, n_items)
-    items = np.full((len(training.items), width), -1, np.int32)
-    scores = np.full((len(training.items), width), -np.inf, np.float32)
+    items = np.full((len(training.items), top_k), -1, np.int32)
+    scores = np.full((len(training.items), top_k), -np.inf, np.float32)
     for part in range(N_PARTS):
         others = training.of_users(np.flatnonzero(quarter != part))
         ranker = ease_of(others, n_items=n_items, settings=settings, groups=groups)
         users = np.flatnonzero(quarter == part)
         events, found = _rank_events(ranker, training, users=users, top_k=width)
-        items[events], scores[events] = found.items, found.scores
+        items[events, :width], scores[events, :width] = found.items, found.scores
     return Rankings(items=items, scores=scores)
 
 

@@ -245,12 +245,12 @@ class LanguageSettings(Record):
     max_his_len: Positive = 20  # items
     samples: Literal["prefixes", "longest", "windows"] = "prefixes"
     """Training pairs: every prefix of a history; the longest; random windows, new each epoch. A
-    decoder-only model reads all prefixes in one pass; of "windows" every second history, new each
-    epoch, begins for it at a random item."""
+    decoder-only model learns all prefixes of a history in one pass; with "windows" every second
+    history, drawn anew each epoch, is cut before a random item."""
 
 
 class TrainingSettings(Record):
-    """One training of the T5."""
+    """One training of the model."""
 
     datasets: tuple[str, ...] = ()  # names; pre-training only, empty: no pre-training
     tasks: tuple[Task, ...] = Field(default=PAPER_TASKS, min_length=1)
@@ -302,7 +302,8 @@ class RecommenderSettings(Record):
 
     backbone: Literal["t5", "causal"] = "t5"
     """"causal": a decoder-only model that learns a whole history in one pass, in all modalities;
-    tasks are not asked, and `loss_over` is "level". A sample is then a history."""
+    tasks are not asked, and a code has its probability among those that can follow, whatever
+    `loss_over` says. A sample is then a history, or up to `max_his_len` + 1 items of one."""
     d_model: Positive = 128
     d_ff: Positive = 1024
     d_kv: Positive = 64

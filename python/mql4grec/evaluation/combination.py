@@ -21,7 +21,7 @@ from mql4grec.decoding import Rankings
 from mql4grec.evaluation.lists import align, best_first
 
 STEPS = 10  # weights are multiples of a tenth
-CHANCE = 1.645  # standard errors that a gain has to exceed: one-sided, 5 %
+CHANCE = 1.645  # standard errors that a gain has to exceed
 CHUNK = 4096  # users that are combined together
 Parts = tuple[int, ...]  # weights of P lists in tenths
 HALVINGS = 50  # of the range in which a temperature is looked for, on a logarithmic scale

@@ -136,7 +136,7 @@ class CausalSteps(GraphSteps):
         lookups.starts.copy_(torch.from_numpy(epoch.samples.starts))
         lookups.lengths.copy_(torch.from_numpy(epoch.samples.lengths))
         lookups.n_answered.copy_(torch.from_numpy(epoch.n_answered))
-        self._longest = int(epoch.samples.lengths.max())
+        self._longest = max(self._longest, int(epoch.samples.lengths.max()))
 
     def begin(self) -> None:
         """Begin an optimizer step."""

@@ -94,10 +94,14 @@ def draw_epoch(
     With `whole` they are not those of the tasks but windows of whole histories. Of "prefixes" every
     item is a target once, but the last two of a user; of "longest" the last one before these; of
     "windows" every second window is shortened, by chance, and what it leaves out is no target.
+    A user of a single item before the last two has no window.
+
+    Raises:
+        DataError: If there are no windows.
     """
     generator = np.random.default_rng([seed, STAGES.index(stage), EPOCH, number])
     if whole:
-        return _training_windows(corpus, limit=limit, generator=generator)
+        return _training_windows(corpus, stage, limit=limit, generator=generator)
     samples = concatenate(
         [language.training_samples(corpus, task, generator=generator) for task in tasks]
     )
@@ -180,10 +184,15 @@ def _epoch(corpus: Corpus, samples: Samples, *, order: NDArray[np.int64]) -> Epo
 
 
 def _training_windows(
-    corpus: Corpus, *, limit: int | None, generator: np.random.Generator
+    corpus: Corpus, stage: Stage, *, limit: int | None, generator: np.random.Generator
 ) -> Epoch:
     histories = corpus.histories.held_out(2)
     windows = training_windows(histories, max_his_len=corpus.max_his_len)
+    if not len(windows.starts):
+        raise DataError(
+            f"`recommender.{stage}`: expected histories of four items and more to train on, "
+            f"got none in {corpus.name!r}; give longer ones"
+        )
     order = generator.permutation(len(windows.starts))
     if corpus.sampling == "longest":
         is_last = np.isin(windows.starts + windows.lengths, histories.offsets[1:])

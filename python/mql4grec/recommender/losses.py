@@ -86,7 +86,7 @@ def validation_loss(loop: Loop) -> float:
     for rows in micro_batches[rank::n_processes]:
         summed += loss_of(loop, network, loop.validation, rows)
     (total,) = loop.total(summed.item())
-    return total / int(loop.validation.target_lengths[loop.validation.order].sum())
+    return total / max(int(loop.validation.target_lengths[loop.validation.order].sum()), 1)
 
 
 def _causal_loss(

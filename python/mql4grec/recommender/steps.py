@@ -76,7 +76,7 @@ def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int)
     Returns:
         This process's part of the loss, summed over target tokens, float64 on the device.
     """
-    n_tokens = int(epoch.target_lengths[rows].sum())
+    n_tokens = max(int(epoch.target_lengths[rows].sum()), 1)  # their items may all lack codes
     micro_batches = loop.cut(epoch, rows)
     add = _add_gradients if loop.graphs is None else _add_by_graphs
     summed = add(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)

@@ -179,7 +179,7 @@ def prepare(
         runtime=runtime,
         journal=journal,
         processes=processes,
-        mark=_mark(model, corpus, settings, stage=stage, seed=runtime.seed),
+        mark=_mark(model, corpus, settings, stage=stage, seed=runtime.seed, teacher=teacher),
         n_samples=len(first.order),
         rivals=rivals,
         words=language.spell_items(corpus),
@@ -353,12 +353,15 @@ def _mark(
     *,
     stage: Stage,
     seed: int,
+    teacher: Teacher | None,
 ) -> str:
-    """Hash all that decides the result: settings, seed, data and first weights."""
+    """Hash all that decides the result: settings, seed, data, first weights and teacher."""
     digest = hashlib.blake2b(digest_size=8)
     arrays = [corpus.histories.offsets, corpus.histories.items]
     arrays += [*corpus.tokens.values(), *corpus.present.values()]
     arrays += [tensor.cpu().numpy() for tensor in models.weights(model).values()]
+    if teacher is not None:
+        arrays += [teacher.items, teacher.shares]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return artifacts.fingerprint(

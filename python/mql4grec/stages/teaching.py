@@ -56,9 +56,8 @@ def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequenc
         items.append(np.where(found.items >= 0, found.items + n_before, -1))
         shares.append(recommender.sharpen(found.scores, temperature=calibration.temperature))
         n_before += shop.n_items
-    width = min(part.shape[1] for part in items)  # shops of fewer items have shorter lists
     return recommender.Teacher(
-        items=np.concatenate([part[:, :width] for part in items]).astype(np.int32),
-        shares=np.concatenate([part[:, :width] for part in shares]),
+        items=np.concatenate(items).astype(np.int32),
+        shares=np.concatenate(shares),
         share=settings.teacher_share,
     )
