@@ -97,6 +97,6 @@ def check_mark(path: Path, *, found: str, mark: str) -> None:
     """
     if found != mark:
         raise ArtifactError(
-            f"`{path}`: expected the training {mark}, got {found}, with other settings, data, first "
-            "weights or teacher; delete the folder to start anew"
+            f"`{path}`: expected the training {mark}, got {found}, with other settings, data, "
+            "first weights or teacher; delete the folder to start anew"
         )
