@@ -34,8 +34,8 @@ def ids_of(modality: Modality) -> SemanticIds:
     return SemanticIds("tiny", modality, codes, levels, present)
 
 
-def shop(*, n_users: int = 25, max_his_len: int = 5, **settings_of_samples: Any) -> Corpus:
-    settings = LanguageSettings(max_his_len=max_his_len, **settings_of_samples)
+def shop(*, n_users: int = 25, max_his_len: int = 5, **values: Any) -> Corpus:
+    settings = LanguageSettings(max_his_len=max_his_len, **values)
     ids = {modality: ids_of(modality) for modality in MODALITIES}
     vocabulary = language.build_vocabulary(settings, n_codes=tiny.N_CODES)
     histories = tiny.random_histories(n_users, N_ITEMS, seed=0)
