@@ -74,8 +74,8 @@ def last_windows(histories: Histories, *, max_his_len: int) -> Windows:
 def shorten(windows: Windows, *, generator: np.random.Generator) -> Windows:
     """Let every second window, by chance, begin at a random one of its events but the last.
 
-    A model that reads windows only from their beginnings learns the beginnings by heart, and ranks
-    worse for histories that it has not been trained on.
+    A model that reads windows only from their beginnings may learn these by heart, and rank worse
+    for histories that it has not been trained on, as on Office (docs/log.md).
     """
     chosen = generator.random(len(windows.lengths)) < 0.5
     n_left_out = generator.integers(0, np.maximum(windows.lengths - 1, 1)) * chosen
