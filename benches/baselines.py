@@ -22,7 +22,7 @@ from mql4grec import baselines, evaluation, sasrec
 from mql4grec.baselines import Ranker
 from mql4grec.catalog import Histories
 from mql4grec.config import EvaluationSettings, SasrecSettings
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import EVERYTHING, Filters, Rankings
 from mql4grec.runtime import Journal, Runtime
 
 
@@ -78,8 +78,8 @@ def fit(
             journal=Told(),
         )
 
-        def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
-            return sasrec.rank(network, inputs, top_k=top_k, remove_seen=remove_seen)
+        def ranker(inputs: Histories, *, top_k: int, filters: Filters = EVERYTHING) -> Rankings:
+            return sasrec.rank(network, inputs, top_k=top_k, filters=filters)
 
         return ranker
 
@@ -104,16 +104,20 @@ def fit(
 def tell(name: str, ranker: Ranker, events: Histories, *, seconds: float) -> None:
     """Print one line of figures for seen items kept, one for removed."""
     for removed in (False, True):
-        validation, test = (
-            evaluation.metrics(
-                ranker(events.held_out(n), top_k=10, remove_seen=removed), events.target(n)
-            )
-            for n in (2, 1)
-        )
+        validation, test = (_metrics(ranker, events, n_held_out=n, removed=removed) for n in (2, 1))
         figures = "  ".join(f"{metric} {value:.4f}" for metric, value in test.items())
         way = "removed" if removed else "kept"
         chosen_by = f"validation NDCG@10 {validation['NDCG@10']:.4f}"
         print(f"{name:9} seen {way:8} {figures}  {chosen_by}  {seconds:.1f} s", flush=True)
+
+
+def _metrics(
+    ranker: Ranker, events: Histories, *, n_held_out: int, removed: bool
+) -> dict[str, float]:
+    """Give the metrics of the events that come after the histories without the held out."""
+    inputs = events.held_out(n_held_out)
+    filters = Filters(without=inputs) if removed else EVERYTHING
+    return evaluation.metrics(ranker(inputs, top_k=10, filters=filters), events.target(n_held_out))
 
 
 if __name__ == "__main__":

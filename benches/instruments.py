@@ -63,7 +63,7 @@ from mql4grec.config import (
     Task,
     TrainingSettings,
 )
-from mql4grec.decoding import ItemTrie, Rankings
+from mql4grec.decoding import EVERYTHING, Filters, ItemTrie, Rankings
 from mql4grec.language import Corpus
 from mql4grec.recommender import Model, Teacher, steps, training
 from mql4grec.recommender.epochs import draw_epoch
@@ -381,7 +381,8 @@ def rank_baselines(shop: Shop) -> dict[str, Any]:
     rankers = baselines.fit(known, n_items=shop.n_items, settings=LINEAR, groups=shop.groups)
     found: dict[str, Any] = {}
     for removed, name in SEEN.items():
-        lists = {each: rankers[each](inputs, top_k=10, remove_seen=removed) for each in BASELINES}
+        filters = Filters(without=inputs) if removed else EVERYTHING
+        lists = {each: rankers[each](inputs, top_k=10, filters=filters) for each in BASELINES}
         found[name] = {each: evaluation.metrics(one, targets) for each, one in lists.items()}
     return found
 

@@ -14,7 +14,7 @@ from mql4grec.baselines import ease
 from mql4grec.baselines import ranker as rankers
 from mql4grec.catalog import Histories
 from mql4grec.config import EvaluationSettings
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import EVERYTHING, Filters, Rankings
 
 INSTRUMENTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "Instruments"
 N_ITEMS = 9
@@ -50,7 +50,8 @@ def ranked(
     **values: Any,
 ) -> Rankings:
     ranker = fit(training, n_items=n_items, **values)
-    return ranker(inputs, top_k=top_k, remove_seen=remove_seen)
+    filters = Filters(without=inputs) if remove_seen else EVERYTHING
+    return ranker(inputs, top_k=top_k, filters=filters)
 
 
 def check(ranking: Rankings, scores: np.ndarray, *, top_k: int) -> None:
@@ -231,7 +232,7 @@ def test_after_every_event_ease_ranks_by_what_others_did(grouped: bool) -> None:
         )
         own = events.items[events.offsets[user] : events.offsets[user + 1]].tolist()
         prefixes = histories([own[: n + 1] for n in range(len(own))])
-        expected = ranker(prefixes, top_k=4, remove_seen=True)
+        expected = ranker(prefixes, top_k=4, filters=Filters(without=prefixes))
         rows = slice(events.offsets[user], events.offsets[user + 1])
         assert found.items[rows].tolist() == expected.items.tolist()
         np.testing.assert_allclose(found.scores[rows], expected.scores, atol=1e-6)
@@ -258,10 +259,9 @@ def rank_all(
 ) -> dict[str, Rankings]:
     """Rank for the last event of every user by baselines that know neither of the last two."""
     rankers = baselines.fit(events.held_out(2), n_items=n_items, settings=settings, groups=groups)
-    return {
-        name: ranker(events.held_out(1), top_k=top_k, remove_seen=settings.remove_seen)
-        for name, ranker in rankers.items()
-    }
+    inputs = events.held_out(1)
+    filters = Filters(without=inputs) if settings.remove_seen else EVERYTHING
+    return {name: ranker(inputs, top_k=top_k, filters=filters) for name, ranker in rankers.items()}
 
 
 def test_every_baseline_is_fitted_that_the_size_allows() -> None:
@@ -318,7 +318,8 @@ def test_the_weight_of_groups_is_the_one_that_ranks_best_for_others() -> None:
         for user in np.flatnonzero(own):
             row = events.of(user).tolist()
             for n in range(1, len(row)):
-                best = ranker(histories([row[:n]]), top_k=10, remove_seen=True).items[0].tolist()
+                seen = histories([row[:n]])
+                best = ranker(seen, top_k=10, filters=Filters(without=seen)).items[0].tolist()
                 gains.append(1 / np.log2(best.index(row[n]) + 2) if row[n] in best else 0)
         expected[weight] = float(np.mean(gains))
     assert ndcg == pytest.approx(expected)

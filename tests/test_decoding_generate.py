@@ -11,7 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from mql4grec import decoding
 from mql4grec.decoding.beams import Target, beam_search
 from mql4grec.decoding.device_trie import lay_out
-from mql4grec.decoding.filters import Filters, lay_out_filters
+from mql4grec.decoding.filters import Filters
+from mql4grec.decoding.gates import lay_out_filters
 from mql4grec.decoding.t5 import lay_out_t5
 from test_decoding import SHAPES, World, items_of, make_inputs, make_world, processor
 from tiny_language import histories

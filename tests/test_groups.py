@@ -10,8 +10,8 @@ import tiny
 from mql4grec import baselines, codes, pipeline
 from mql4grec.config import EvaluationSettings
 from mql4grec.runtime import SILENT
+from mql4grec.stages.combining import fit_on
 from mql4grec.stages.context import Context, load_catalog, load_ids
-from mql4grec.stages.evaluation import fit_on
 from mql4grec.stages.groups import Groups, group_items
 from mql4grec.stages.teaching import make_teacher
 from tiny_training import Recorder

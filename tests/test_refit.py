@@ -21,8 +21,9 @@ from mql4grec.evaluation import Calibration, Combination, Lists
 from mql4grec.evaluation.candidates import describe
 from mql4grec.report import read_rankings
 from mql4grec.runtime import SILENT
+from mql4grec.stages.combining import fit_on
 from mql4grec.stages.context import Context
-from mql4grec.stages.evaluation import evaluate, fit_on
+from mql4grec.stages.evaluation import evaluate
 from mql4grec.stages.groups import group_items
 
 VALUES = (

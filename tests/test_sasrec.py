@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from mql4grec import artifacts, evaluation, language, sasrec
 from mql4grec.catalog import Histories
 from mql4grec.config import SasrecSettings
+from mql4grec.decoding import EVERYTHING, Filters
 from mql4grec.errors import ArtifactError, ConfigError, DataError
 from mql4grec.runtime import Runtime
 from mql4grec.sasrec import passes
@@ -208,7 +209,8 @@ def slow_scores(made: SASRec, events: Histories) -> np.ndarray:
 def test_rankings_equal_a_slow_twin(monkeypatch: pytest.MonkeyPatch, remove_seen: bool) -> None:
     monkeypatch.setattr(sasrec.ranking, "SCORES", 4 * N_ITEMS)  # several chunks
     made, events = network(), histories([[1, 2], [], *map(list, np.arange(90).reshape(9, 10) % 11)])
-    ranked = sasrec.rank(made, events, top_k=N_ITEMS, remove_seen=remove_seen)
+    filters = Filters(without=events) if remove_seen else EVERYTHING
+    ranked = sasrec.rank(made, events, top_k=N_ITEMS, filters=filters)
     scores = slow_scores(made, events)
     for user, row in enumerate(scores):
         left = [i for i in range(N_ITEMS) if not (remove_seen and i in events.of(user))]

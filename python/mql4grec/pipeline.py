@@ -123,11 +123,22 @@ def require_done(states: Sequence[StageState], command: str) -> None:
         )
     needs = {name for stage in mine for name in stage.needs}
     for item in reversed(states):  # the last one says itself what it needs
-        if item.stage.name in needs and item.stage.command != command and item.state != "done":
-            raise ArtifactError(
-                f"`{command}`: expected stage `{item.stage.name}` to be done, it is "
-                f"{item.state!r}; run `mql4grec {item.stage.command}` with the same settings first"
-            )
+        if item.stage.name in needs and item.stage.command != command:
+            require_stage(states, item.stage.name, command=command)
+
+
+def require_stage(states: Sequence[StageState], name: str, *, command: str) -> None:
+    """Check that a stage is done, for a command that needs it.
+
+    Raises:
+        ArtifactError: If it is not.
+    """
+    (item,) = (item for item in states if item.stage.name == name)
+    if item.state != "done":
+        raise ArtifactError(
+            f"`{command}`: expected stage `{name}` to be done, it is {item.state!r}; run "
+            f"`mql4grec {item.stage.command}` with the same settings first"
+        )
 
 
 def _do(item: StageState, context: Context) -> None:

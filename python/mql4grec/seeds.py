@@ -19,7 +19,7 @@ from mql4grec.config import Settings
 from mql4grec.evaluation import METRICS
 from mql4grec.report import read_rankings
 from mql4grec.runtime import Journal
-from mql4grec.stages.decoding import SEEN
+from mql4grec.stages.context import SEEN
 
 RESULT = "seeds.json"
 

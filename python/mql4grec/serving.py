@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from mql4grec import evaluation, pipeline
 from mql4grec.catalog import Catalog, Histories, Request
 from mql4grec.config import FaultPolicy, Modality, Settings
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import Filters, Rankings
 from mql4grec.errors import DataError
+from mql4grec.evaluation import Learnt
 from mql4grec.report import Recommendation
 from mql4grec.runtime import SILENT, Journal
+from mql4grec.stages.combining import LISTED, MADE
 from mql4grec.stages.ranking import Ranker, load_ranker, modalities_of, rank
 
 CHUNK = 1024  # histories that are in memory together
@@ -81,17 +83,23 @@ def recommend(
         run: From `open_run`.
         histories: Item ids each, oldest first, or a `catalog.Request`, which may have lists of its
             own. They are taken a thousand at a time, so that an iterator of any length does.
-        ranking: "text", "image" or "fused" (both; where the shop has one modality, that one).
+        ranking: "text", "image" or "fused" (both; where the shop has one modality, that one); and
+            as `evaluation.combine` and `rerank` say, "combined" and "reranked", of an evaluated
+            run. For the first of these baselines are fitted anew, once for all calls.
         top_k: Most items per history.
         filters: Which items may be recommended.
 
     Returns:
         An iterator of one answer per history, in their order; scores are log-probabilities, summed
-        over the codes of an item, fused ones as `evaluation.fuse` makes them. `certified` tells
-        which lists are provably those of exact scoring; with `decoding.exact` all are.
+        over the codes of an item, fused ones as `evaluation.fuse` makes them, combined and
+        reranked ones as `evaluation.combine` and `rerank` do. `certified` tells which lists are
+        provably those of exact scoring; with `decoding.exact` all are, but for combined and
+        reranked ones, of which none is.
 
     Raises:
-        ArtifactError: If the run has no such ranking.
+        ArtifactError: If the run has no such ranking, or is not evaluated under these settings and
+            the ranking is learnt there.
+        ConfigError: If "combined" or "reranked" may have seen items, and that was not learnt.
         DataError: For an empty history, ids that the shop does not have, or filters that leave
             nothing to anybody. Those of a history are raised when its turn comes.
         TypeError: If a history is a string.
@@ -102,14 +110,19 @@ def recommend(
     settings = run.context.settings
     modalities = modalities_of(run.context, ranking)
     unseen = settings.evaluation.remove_seen if filters.unseen is None else filters.unseen
+    learnt = None
+    if ranking in MADE:
+        pipeline.require_stage(pipeline.inspect(settings), "evaluate metrics", command="recommend")
+        learnt = run.combiner.learnt_for(ranking, unseen=unseen)
     ids = ItemIds(run.shop, unknown_items=filters.unknown_items)
     plan = Plan(
         run=run,
         ids=ids,
         modalities=modalities,
+        learnt=learnt,
         top_k=min(top_k, run.shop.n_items),
         unseen=unseen,
-        mask=_mask(run, filters, ids=ids, modalities=modalities),
+        mask=_mask(run, filters, ids=ids, modalities=modalities if learnt is None else ()),
     )
     return _answers(plan, histories)
 
@@ -150,7 +163,8 @@ class Plan:
     Attributes:
         run: The trained run.
         ids: Of the shop.
-        modalities: One, or two to be fused.
+        modalities: That are searched; to be fused, combined, or one to be left as it is.
+        learnt: How they are combined, with other lists; None: they are not.
         top_k: Most items per history, at most N.
         unseen: Whether items of the history are left out.
         mask: bool (1, N), the items that may be recommended to anybody; None: all.
@@ -159,6 +173,7 @@ class Plan:
     run: Ranker
     ids: ItemIds
     modalities: Sequence[Modality]
+    learnt: Learnt | None
     top_k: int
     unseen: bool
     mask: NDArray[np.bool_] | None
@@ -176,17 +191,23 @@ class Rows:
 def _mask(
     run: Ranker, filters: ItemFilters, *, ids: ItemIds, modalities: Sequence[Modality]
 ) -> NDArray[np.bool_] | None:
-    """Mark the items that the filters leave to everybody: bool (1, N), None if all."""
+    """Mark the items that the filters leave to everybody: bool (1, N), None if all.
+
+    Raises:
+        DataError: If nothing is left, of what has codes in one of the modalities, if there are any.
+    """
     if filters.only is None and not filters.without:
         return None
     mask = np.full((1, run.shop.n_items), filters.only is None)
     if filters.only is not None:
         mask[0, ids.rows(filters.only, place="`only`")] = True
     mask[0, ids.rows(filters.without, place="`without`")] = False
-    if not any(mask[0, run.tries[modality].rows].any() for modality in modalities):
+    left = [mask[0, run.tries[modality].rows] for modality in modalities] or [mask[0]]
+    if not any(marks.any() for marks in left):
+        what = f"items that have {' or '.join(modalities)} codes" if modalities else "items"
         n_only = "all" if filters.only is None else len(filters.only)
         raise DataError(
-            f"filters: expected to leave items that have {' or '.join(modalities)} codes, got none "
+            f"filters: expected to leave {what}, got none "
             f"(`only`: {n_only}, `without`: {len(filters.without)}); give other lists"
         )
     return mask
@@ -254,8 +275,6 @@ def _read(plan: Plan, request: Request) -> Rows:
 
 def _search(plan: Plan, rows: Sequence[Rows]) -> Rankings:
     """Rank for some histories, of which all or none have lists of items of their own."""
-    from mql4grec.decoding import Filters
-
     settings = plan.run.context.settings
     histories = _lists([row.history for row in rows])
     filters = Filters(
@@ -263,18 +282,29 @@ def _search(plan: Plan, rows: Sequence[Rows]) -> Rankings:
         only=None if rows[0].only is None else _lists([row.only or [] for row in rows]),
         without=_lists([row.without for row in rows]) if any(row.without for row in rows) else None,
     )
+    n_beams = max(settings.decoding.n_beams, plan.top_k)
+    is_alone = len(plan.modalities) == 1 and plan.learnt is None
     generated = {
         modality: rank(
             plan.run,
             histories,
             modality=modality,
-            n_beams=max(settings.decoding.n_beams, plan.top_k),
-            # Lists that are fused have to be longer than what comes out.
-            top_k=plan.top_k if len(plan.modalities) == 1 else None,
+            n_beams=n_beams,
+            # Lists of which others are made have to be longer than what comes out.
+            top_k=plan.top_k if is_alone else None,
             filters=filters,
         )
         for modality in plan.modalities
     }
+    if plan.learnt is not None:
+        return plan.run.combiner.rank(
+            histories,
+            generated,
+            plan.learnt,
+            length=max(n_beams, LISTED),
+            top_k=plan.top_k,
+            filters=filters,
+        )
     rankings = evaluation.assemble(
         generated,
         histories,

@@ -7,11 +7,11 @@ from scipy import sparse
 
 from mql4grec.baselines.ranker import ItemToItem, Ranker, binary, event_weights, rank
 from mql4grec.catalog import Histories
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import EVERYTHING, Filters, Rankings
 
 
 def fit_most_popular(training: Histories, *, n_items: int) -> Ranker:
-    """Rank items by the number of their events; the same list for everyone but for seen items.
+    """Rank items by the number of their events; the same list for everyone but for filters.
 
     Args:
         training: Histories that are counted.
@@ -22,18 +22,21 @@ def fit_most_popular(training: Histories, *, n_items: int) -> Ranker:
     """
     counts = np.bincount(training.items, minlength=n_items).astype(np.float32)  # (N,)
 
-    def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
-        # However many of them a user has seen, no list goes further down than these.
-        depth = top_k + (int(inputs.lengths().max(initial=0)) if remove_seen else 0)
+    def ranker(inputs: Histories, *, top_k: int, filters: Filters = EVERYTHING) -> Rankings:
+        filters.check(n_users=inputs.n_users, n_items=n_items)
+        depth = n_items
+        if filters.masks is None and filters.only is None:
+            # However many of them a user does not get, no list goes further down than these.
+            longest = 0 if filters.without is None else filters.without.lengths().max(initial=0)
+            depth = top_k + int(longest)
         pool = np.sort(np.argsort(-counts, kind="stable")[:depth]).astype(np.int32)
-        ranking = rank(
+        return rank(
             lambda weights: np.tile(counts[pool], (weights.shape[0], 1)),
-            event_weights(inputs, n_items=n_items, decay=1.0)[:, pool],
+            event_weights(inputs, n_items=n_items, decay=1.0),
+            items=pool,
             top_k=top_k,
-            remove_seen=remove_seen,
+            filters=filters,
         )
-        items = np.where(ranking.items < 0, np.int32(-1), pool[ranking.items])
-        return Rankings(items=items, scores=ranking.scores)
 
     return ranker
 

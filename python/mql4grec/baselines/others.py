@@ -10,7 +10,7 @@ from mql4grec.baselines.fitting import ease_of
 from mql4grec.baselines.ranker import Ranker
 from mql4grec.catalog import Histories
 from mql4grec.config import EvaluationSettings
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import Filters, Rankings
 from mql4grec.runtime import SILENT, Journal
 
 N_PARTS = 4  # of the users, each ranked for by weights of the others
@@ -121,4 +121,5 @@ def _rank_events(
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     places = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, sizes)
     prefixes = Histories(offsets=offsets, items=training.items[places])
-    return starts + sizes - 1, ranker(prefixes, top_k=top_k, remove_seen=True)
+    unseen = Filters(without=prefixes)
+    return starts + sizes - 1, ranker(prefixes, top_k=top_k, filters=unseen)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mql4grec.catalog import Histories
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import EVERYTHING, Filters, Rankings
 
 CHUNK_SCORES = 1 << 22  # scores held at once: 16 MiB of float32
 
@@ -21,16 +21,19 @@ Scorer = Callable[[sparse.csr_array], NDArray[np.float32]]
 class Ranker(Protocol):
     """A fitted baseline."""
 
-    def __call__(self, inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
+    def __call__(self, inputs: Histories, *, top_k: int, filters: Filters = EVERYTHING) -> Rankings:
         """Rank the whole catalog for every history.
 
         Args:
             inputs: Histories (U users) to rank from.
             top_k: Length of the lists.
-            remove_seen: Leave out the items of a user's input.
+            filters: Which items each user may get, such as `Filters(without=inputs)`.
 
         Returns:
-            Items (U, min(top_k, N)), ties by the lower row.
+            Items (U, min(top_k, N)), ties by the lower row; -1 where no more are left.
+
+        Raises:
+            ValueError: If the filters are of other users or items.
         """
         ...
 
@@ -47,13 +50,16 @@ class ItemToItem:
     weights: NDArray[np.float32] | sparse.csr_array
     decay: float
 
-    def __call__(self, inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
+    def __call__(self, inputs: Histories, *, top_k: int, filters: Filters = EVERYTHING) -> Rankings:
         """Rank the whole catalog for every history, as `Ranker` describes it."""
+        n_items = self.weights.shape[0]
+        filters.check(n_users=inputs.n_users, n_items=n_items)
         return rank(
             self._score,
-            event_weights(inputs, n_items=self.weights.shape[0], decay=self.decay),
+            event_weights(inputs, n_items=n_items, decay=self.decay),
+            items=np.arange(n_items, dtype=np.int32),
             top_k=top_k,
-            remove_seen=remove_seen,
+            filters=filters,
         )
 
     def _score(self, inputs: sparse.csr_array) -> NDArray[np.float32]:
@@ -90,21 +96,34 @@ def event_weights(histories: Histories, *, n_items: int, decay: float) -> sparse
     return matrix
 
 
-def rank(scorer: Scorer, inputs: sparse.csr_array, *, top_k: int, remove_seen: bool) -> Rankings:
-    """Score and cut chunk by chunk, so that no (U, N) matrix is ever held."""
-    n_users, n_items = inputs.shape
-    width = min(top_k, n_items)
-    items = np.empty((n_users, width), np.int32)
+def rank(
+    scorer: Scorer,
+    inputs: sparse.csr_array,
+    *,
+    items: NDArray[np.int32],
+    top_k: int,
+    filters: Filters,
+) -> Rankings:
+    """Score and cut chunk by chunk, so that no (U, W) matrix is ever held.
+
+    Args:
+        scorer: Gives float32 (B, W) for B rows of `inputs`.
+        inputs: What users are known by, (U, ...).
+        items: The item rows (W) that are scored, ascending.
+        top_k: Length of the lists.
+        filters: Of the U users, checked.
+    """
+    n_users, width = inputs.shape[0], min(top_k, len(items))
+    best = np.empty((n_users, width), np.int32)
     scores = np.empty((n_users, width), np.float32)
-    rows = max(1, CHUNK_SCORES // n_items)
+    rows = max(1, CHUNK_SCORES // max(1, len(items)))
     for start in range(0, n_users, rows):
-        weights = inputs[start : start + rows]
-        chunk = np.asarray(scorer(weights), np.float32)  # (rows, N)
-        if remove_seen:
-            # Stored entries, not non-zero ones: an old event's weight can underflow to 0.
-            chunk[weights.tocoo().coords] = -np.inf
-        items[start : start + rows], scores[start : start + rows] = best_columns(chunk, k=width)
-    return Rankings(items=np.where(np.isneginf(scores), np.int32(-1), items), scores=scores)
+        stop = min(start + rows, n_users)
+        chunk = np.asarray(scorer(inputs[start:stop]), np.float32)  # (rows, W)
+        chunk[filters.closed(start, stop, items=items)] = -np.inf
+        columns, scores[start:stop] = best_columns(chunk, k=width)
+        best[start:stop] = items[columns]
+    return Rankings(items=np.where(np.isneginf(scores), np.int32(-1), best), scores=scores)
 
 
 def best_columns(

@@ -34,7 +34,12 @@ def recommend(
             "`only`, `without`, `user_id`; or .parquet with such columns; `-`: standard input."
         ),
     ] = None,
-    ranking: Annotated[str, typer.Option(help="`text`, `image` or `fused`.")] = "fused",
+    ranking: Annotated[
+        str,
+        typer.Option(
+            help="`text`, `image` or `fused`; `combined` or `reranked`, if the run has them."
+        ),
+    ] = "fused",
     top_k: Annotated[int, typer.Option(min=1, help="Items per history.")] = 10,
     unseen: Annotated[
         bool | None,
@@ -71,6 +76,7 @@ def recommend(
     from mql4grec import serving
     from mql4grec.report import as_json as spell
     from mql4grec.report import write_recommendations
+    from mql4grec.stages.combining import MADE
 
     _check_output(out, as_json=as_json)
     requests = _requests(items or [], histories)
@@ -86,16 +92,18 @@ def recommend(
         for one in found:
             print(spell(one))
     else:
-        _print_tables(found)
+        _print_tables(found, is_search=ranking not in MADE)
 
 
-def _print_tables(found: Iterable[Recommendation]) -> None:
-    """Print a table for each history, then how many lists are certain."""
+def _print_tables(found: Iterable[Recommendation], *, is_search: bool) -> None:
+    """Print a table for each history, then, of lists that were searched, how many are certain."""
     n_lists = n_certified = 0
     for one in found:
         print_recommendation(one)
         n_lists += 1
         n_certified += one.certified
+    if not is_search:
+        return
     of_all = f"{n_certified:,} of {n_lists:,} lists"
     hint = "" if n_certified == n_lists else "; `--exact` searches until all are"
     print(f"{of_all} are provably what scoring every item would give{hint}")

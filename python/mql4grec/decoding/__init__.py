@@ -7,7 +7,8 @@ made. Its parts:
     trie        semantic IDs to a trie, and back to item rows
     spelling    the tokens that a model, ours or another, writes for a trie's codes
     device_trie the trie as tensors, walked on the model's device
-    filters     which items each user may get
+    filters     which items each user may get; needs no torch
+    gates       filters laid out over a trie
     network     what beam search needs of a model
     t5          a T5's weights laid out for decoding
     beams       our own beam search over a model
@@ -21,16 +22,17 @@ What needs torch is imported when first used, so that the rooms after this one s
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mql4grec.decoding.filters import EVERYTHING, Filters
 from mql4grec.decoding.rankings import Rankings
 
 if TYPE_CHECKING:
     from mql4grec.decoding.batches import Search, recommend
-    from mql4grec.decoding.filters import Filters
     from mql4grec.decoding.generate import TrieLogitsProcessor, prefix_allowed_tokens_fn
     from mql4grec.decoding.spelling import Spelling, spell, spell_tokens
     from mql4grec.decoding.trie import ItemTrie, build_trie
 
 __all__ = [
+    "EVERYTHING",
     "Filters",
     "ItemTrie",
     "Rankings",
@@ -45,7 +47,6 @@ __all__ = [
 ]
 
 PLACES = {
-    "Filters": "filters",
     "ItemTrie": "trie",
     "Search": "batches",
     "build_trie": "trie",

@@ -18,7 +18,8 @@ from mql4grec.config import Modality
 from mql4grec.decoding.beams import Found, Normalise, Target, beam_search, best_of_all, score_items
 from mql4grec.decoding.causal import lay_out_causal
 from mql4grec.decoding.device_trie import lay_out
-from mql4grec.decoding.filters import Filters, Gate, lay_out_filters
+from mql4grec.decoding.filters import Filters
+from mql4grec.decoding.gates import Gate, lay_out_filters
 from mql4grec.decoding.graphs import Graphs
 from mql4grec.decoding.network import Network
 from mql4grec.decoding.progress import PARTIAL, Progress, begin, keeping, mark_of, resume

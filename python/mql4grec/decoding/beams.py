@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mql4grec.decoding.device_trie import DeviceTrie
-from mql4grec.decoding.filters import OpenLeaves
+from mql4grec.decoding.gates import OpenLeaves
 from mql4grec.decoding.network import Memory, Network, Past
 
 Normalise = Literal["vocabulary", "level", "children"]

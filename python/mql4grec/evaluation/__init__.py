@@ -11,6 +11,7 @@ whose target is not listed is a miss. Its parts:
     contributions what the events of a history add to an item, by item-to-item models
     candidates    items of lists, described by what lists, training and such models tell of each
     reranking     their items ranked anew, by trees that are learnt from such descriptions
+    learnt        what was learnt for both, as files
     intervals     bootstrap over users
     groups        codes instead of items; users by how often their target was seen in training
     summary       what `evaluation/metrics.json` holds
@@ -28,6 +29,7 @@ from mql4grec.evaluation.groups import (
     twin_level,
 )
 from mql4grec.evaluation.intervals import bootstrap, bootstrap_difference
+from mql4grec.evaluation.learnt import Learnt, read_learnt, write_learnt
 from mql4grec.evaluation.lists import remove_seen
 from mql4grec.evaluation.reranking import Reranker, Reranking, learn, rerank
 from mql4grec.evaluation.summary import compare, evaluate
@@ -39,6 +41,7 @@ __all__ = [
     "Calibration",
     "Combination",
     "Items",
+    "Learnt",
     "Lists",
     "Occurrences",
     "Reranker",
@@ -59,7 +62,9 @@ __all__ = [
     "metrics",
     "number_codes",
     "occurrences",
+    "read_learnt",
     "remove_seen",
     "rerank",
     "twin_level",
+    "write_learnt",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from mql4grec import artifacts
 from mql4grec.baselines import best_columns
 from mql4grec.catalog import Histories
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import EVERYTHING, Filters, Rankings
 from mql4grec.language import last_windows
 from mql4grec.runtime import Runtime
 from mql4grec.sasrec.network import SASRec
@@ -39,7 +39,7 @@ def load(folder: Path, *, runtime: Runtime) -> SASRec:
 
 @torch.inference_mode()
 def rank(
-    network: SASRec, histories: Histories, *, top_k: int, remove_seen: bool = False
+    network: SASRec, histories: Histories, *, top_k: int, filters: Filters = EVERYTHING
 ) -> Rankings:
     """Rank the whole catalog for every history.
 
@@ -47,22 +47,24 @@ def rank(
         network: Trained.
         histories: Of U users; of one that is empty nothing is known, and all scores are 0.
         top_k: Length of the lists.
-        remove_seen: Leave out the items of a user's history, also those too old to be looked at.
+        filters: Which items each user may get, such as `Filters(without=histories)`.
 
     Returns:
-        Items (U, min(top_k, N)), scores = logits; ties by the lower row.
+        Items (U, min(top_k, N)), scores = logits; ties by the lower row; -1 where no more are left.
+
+    Raises:
+        ValueError: If the filters are of other users or items.
     """
     n_items = network.items.num_embeddings
+    filters.check(n_users=histories.n_users, n_items=n_items)
+    catalog = np.arange(n_items, dtype=np.int32)
     width = min(top_k, n_items)
     items = np.full((histories.n_users, width), -1, np.int32)
     scores = np.full((histories.n_users, width), -np.inf, np.float32)
     for start, chunk in _scored(network, histories):
         stop = start + len(chunk)
         values = chunk.cpu().numpy()
-        if remove_seen:
-            lengths = histories.lengths()[start:stop]
-            own = slice(histories.offsets[start], histories.offsets[stop])
-            values[np.repeat(np.arange(len(values)), lengths), histories.items[own]] = -np.inf
+        values[filters.closed(start, stop, items=catalog)] = -np.inf
         best, best_scores = best_columns(values, k=width)
         items[start:stop] = np.where(np.isneginf(best_scores), -1, best)
         scores[start:stop] = best_scores

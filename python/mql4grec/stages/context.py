@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mql4grec.language import Corpus, Vocabulary
 
 SEQUENCE_TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}
+SEEN = {False: "seen_kept", True: "seen_removed"}  # names of the two ways to rank
 INDEX_SUFFIX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}  # the authors' file names
 
 
@@ -89,6 +90,12 @@ def encoded(settings: Settings) -> Iterator[tuple[DatasetSettings, Modality]]:
             wanted = kind != "none" and modality in shop.modalities
             if wanted and given_index(shop, modality) is None:
                 yield shop, modality
+
+
+def ways_of(settings: Settings) -> tuple[bool, ...]:
+    """List whether seen items are removed: the main way, and if asked the other."""
+    removed = settings.evaluation.remove_seen
+    return (removed, not removed) if settings.evaluation.compare_seen else (removed,)
 
 
 def modalities(settings: Settings, shop: DatasetSettings) -> tuple[Modality, ...]:

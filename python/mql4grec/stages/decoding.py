@@ -11,11 +11,9 @@ from mql4grec import artifacts
 from mql4grec.artifacts import atomic_path
 from mql4grec.catalog import Catalog, Histories
 from mql4grec.config import MODALITIES, Modality, Settings
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import Filters, Rankings
 from mql4grec.stages import ranking as generated
-from mql4grec.stages.context import Context, load_catalog, modalities
-
-SEEN = {False: "seen_kept", True: "seen_removed"}
+from mql4grec.stages.context import SEEN, Context, load_catalog, modalities, ways_of
 
 
 def decode(context: Context, folder: Path) -> None:
@@ -36,12 +34,6 @@ def decode_validation(context: Context, folder: Path) -> None:
             _decode(ranker, inputs, modality=modality, folder=folder, removed=removed)
 
 
-def ways_of(settings: Settings) -> tuple[bool, ...]:
-    """List whether seen items are removed: the main way, and if asked the other."""
-    removed = settings.evaluation.remove_seen
-    return (removed, not removed) if settings.evaluation.compare_seen else (removed,)
-
-
 def name_of(settings: Settings, modality: Modality, *, removed: bool) -> str:
     """Name the files of a decoded ranking; those of the other way say which it is."""
     if removed == settings.evaluation.remove_seen:
@@ -58,8 +50,6 @@ def _decode(
     removed: bool,
 ) -> None:
     """Rank and write, unless an earlier call of the stage was interrupted after it."""
-    from mql4grec.decoding import Filters
-
     settings = ranker.context.settings
     name = name_of(settings, modality, removed=removed)
     path = folder / f"{name}.npz"

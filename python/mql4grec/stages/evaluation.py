@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +10,33 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mql4grec import artifacts, baselines, evaluation
+from mql4grec import artifacts, evaluation
 from mql4grec.baselines import Ranker
 from mql4grec.catalog import Catalog, Histories
 from mql4grec.config import Modality, Settings
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import EVERYTHING, Filters, Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.report import read_rankings, write_rankings
-from mql4grec.stages.context import Context, before_path, load_catalog, load_ids
-from mql4grec.stages.decoding import (
+from mql4grec.stages.combining import LISTED, Fitted, fit_on, make, tell, write_learnt
+from mql4grec.stages.context import (
     SEEN,
+    Context,
+    before_path,
+    load_catalog,
+    load_ids,
+    ways_of,
+)
+from mql4grec.stages.decoding import (
     combination_split,
     combined_modalities,
     load,
     load_rankings,
     name_of,
-    ways_of,
 )
-from mql4grec.stages.groups import Groups, group_items
+from mql4grec.stages.groups import group_items
 
 if TYPE_CHECKING:
-    from mql4grec.evaluation import Basis, Combination, Lists, Occurrences, Reranker
+    from mql4grec.evaluation import Learnt, Lists
 
 
 SHARED = ("n_users", "n_items", "settings")  # of `metrics.json`, told once
@@ -66,6 +71,7 @@ def evaluate(context: Context, folder: Path) -> None:
     learnt = {
         removed: _learn(context, shop, fitted, removed=removed) for removed in _made(settings)
     }
+    write_learnt(folder, learnt)
     found: dict[str, Any] = {}
     if groups is not None:
         found["ease_codes_weight"] = groups.weight
@@ -137,8 +143,7 @@ def _rank(
         return rankings, {}
     names = context.settings.evaluation.combine
     lists = evaluation.Lists({name: rankings[name] for name in names}, inputs)
-    made, told = _make(lists, learnt, fitted)
-    return {**ours, **made, **rankings}, told
+    return {**ours, **make(lists, learnt, fitted), **rankings}, tell(learnt)
 
 
 def _learn(context: Context, shop: Catalog, fitted: Fitted, *, removed: bool) -> Learnt:
@@ -157,7 +162,7 @@ def _learn(context: Context, shop: Catalog, fitted: Fitted, *, removed: bool) ->
     sample, targets = _rank_validation(context, shop, fitted.rankers, removed=removed)
     combination = evaluation.fit(sample.rankings, targets, n_items=shop.n_items)
     if not settings.evaluation.rerank:
-        return Learnt(combination, None)
+        return evaluation.Learnt(combination, None)
     reranker = evaluation.learn(
         sample,
         targets,
@@ -166,66 +171,7 @@ def _learn(context: Context, shop: Catalog, fitted: Fitted, *, removed: bool) ->
         n_threads=settings.runtime.n_threads,
         journal=context.journal,
     )
-    return Learnt(combination, reranker)
-
-
-def _make(
-    lists: Lists, learnt: Learnt, fitted: Fitted
-) -> tuple[dict[str, Rankings], dict[str, Any]]:
-    """Make the rankings that are made of others.
-
-    Args:
-        lists: Of the test users.
-        learnt: From validation users.
-        fitted: What candidates are described by.
-
-    Returns:
-        "combined" and, if asked for, "reranked"; how they were learnt.
-    """
-    top_k = max(one.items.shape[1] for one in lists.rankings.values())
-    combination, n_items = learnt.combination, fitted.occurrences.n_items
-    combined = evaluation.combine(lists.rankings, combination, n_items=n_items, top_k=top_k)
-    made, told = {"combined": combined}, {"combination": dataclasses.asdict(combination)}
-    if learnt.reranker is not None:
-        reranker = dataclasses.replace(learnt.reranker, basis=fitted.describes(combination))
-        made["reranked"] = evaluation.rerank(lists, reranker, top_k=top_k)
-        told["reranking"] = dataclasses.asdict(reranker.record)
-    return made, told
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What is known of a shop's training events.
-
-    Attributes:
-        rankers: Baselines by name; SASRec, trained already, is one.
-        occurrences: Of the items.
-    """
-
-    rankers: Mapping[str, Ranker]
-    occurrences: Occurrences
-
-    def describes(self, combination: Combination) -> Basis:
-        """Give what candidates of combined lists are described by."""
-        models = {
-            name: ranker
-            for name, ranker in self.rankers.items()
-            if isinstance(ranker, baselines.ItemToItem)
-        }
-        return evaluation.Basis(combination, self.occurrences, models)
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """How rankings are made of others.
-
-    Attributes:
-        combination: How "combined" is.
-        reranker: How "reranked" is; None: it is not asked for.
-    """
-
-    combination: Combination
-    reranker: Reranker | None
+    return evaluation.Learnt(combination, reranker)
 
 
 @dataclass(frozen=True)
@@ -250,10 +196,10 @@ def _rank_others(
 ) -> dict[str, Rankings]:
     """Rank with the baselines, and read rankings from elsewhere."""
     settings = context.settings
-    top_k = max(settings.decoding.n_beams, 10)  # the metrics look at ten
+    top_k = max(settings.decoding.n_beams, LISTED)
+    filters = Filters(without=split.inputs) if split.removed else EVERYTHING
     found = {
-        name: ranker(split.inputs, top_k=top_k, remove_seen=split.removed)
-        for name, ranker in rankers.items()
+        name: ranker(split.inputs, top_k=top_k, filters=filters) for name, ranker in rankers.items()
     }
     user_ids = [shop.user_ids[user] for user in split.users]
     for file in settings.evaluation.files:
@@ -286,34 +232,3 @@ def _rank_validation(
     lists |= _rank_others(context, shop, wanted, split=split)
     chosen = evaluation.Lists({name: lists[name] for name in names}, inputs)
     return chosen, shop.histories.target(2)[users]
-
-
-def fit_on(context: Context, shop: Catalog, groups: Groups | None, *, n_held_out: int) -> Fitted:
-    """Fit every baseline that the shop's size and the settings allow; SASRec is trained already.
-
-    Args:
-        context: Of a run whose SASRec is trained, if asked for.
-        shop: The target shop.
-        groups: Of its items, from `group_items`.
-        n_held_out: How many of the users' last events are not looked at, but by SASRec, which was
-            trained without the last two.
-    """
-    settings = context.settings
-    training = shop.histories.held_out(n_held_out)
-    rankers = baselines.fit(
-        training,
-        n_items=shop.n_items,
-        settings=settings.evaluation,
-        groups=groups.rows if groups is not None else None,
-        journal=context.journal,
-    )
-    if settings.sasrec.enabled and shop.n_items <= settings.sasrec.max_items:
-        from mql4grec import sasrec
-
-        network = sasrec.load(context.folder / "sasrec", runtime=context.runtime)
-
-        def ranker(inputs: Histories, *, top_k: int, remove_seen: bool = False) -> Rankings:
-            return sasrec.rank(network, inputs, top_k=top_k, remove_seen=remove_seen)
-
-        rankers["sasrec"] = ranker
-    return Fitted(rankers, evaluation.occurrences(training, n_items=shop.n_items))

@@ -26,20 +26,22 @@ class Groups:
     weight: float
 
 
-def group_items(context: Context, shop: Catalog) -> Groups | None:
+def group_items(context: Context, shop: Catalog, *, weight: float | None = None) -> Groups | None:
     """Put items of a shop together whose codes begin alike.
 
     Args:
         context: Of a run whose semantic IDs are there; its journal is told the weight if it is
             chosen here.
         shop: One of its shops.
+        weight: What was chosen before; None: as `evaluation.ease_codes_weight` says.
 
     Returns:
-        None if `evaluation.ease_codes_weight` is 0, if no items begin alike, or if the shop is too
+        None if the weight is 0, if no items begin alike, or if the shop is too
         large for EASE^R.
     """
     settings = context.settings.evaluation
-    weight = settings.ease_codes_weight
+    if weight is None:
+        weight = settings.ease_codes_weight
     if weight == 0 or shop.n_items > settings.ease_max_items:
         return None
     (one,) = (one for one in context.settings.catalog.datasets if one.name == shop.name)

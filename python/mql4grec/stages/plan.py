@@ -13,8 +13,15 @@ from typing import Any
 
 from mql4grec.config import MODALITIES, DatasetSettings, Settings, TrainingSettings
 from mql4grec.errors import ConfigError
-from mql4grec.stages.context import SEQUENCE_TASK, Stage, encoded, learns_to_rank, modalities
-from mql4grec.stages.decoding import combined_modalities, decode, decode_validation, ways_of
+from mql4grec.stages.context import (
+    SEQUENCE_TASK,
+    Stage,
+    encoded,
+    learns_to_rank,
+    modalities,
+    ways_of,
+)
+from mql4grec.stages.decoding import combined_modalities, decode, decode_validation
 from mql4grec.stages.evaluation import evaluate, train_sasrec
 from mql4grec.stages.items import embed, generate_codes, prepare, train_translator
 from mql4grec.stages.page import report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from mql4grec import evaluation
 from mql4grec.catalog import Catalog, Histories
 from mql4grec.config import DatasetSettings, Modality
-from mql4grec.decoding import Rankings
+from mql4grec.decoding import Filters, Rankings
 from mql4grec.errors import ArtifactError
+from mql4grec.stages.combining import MADE, Combiner, load_combiner, made_of
 from mql4grec.stages.context import (
     SEQUENCE_TASK,
     Context,
@@ -27,7 +29,7 @@ from mql4grec.stages.context import (
 )
 
 if TYPE_CHECKING:
-    from mql4grec.decoding import Filters, ItemTrie
+    from mql4grec.decoding import ItemTrie
     from mql4grec.decoding.batches import BeamCount
     from mql4grec.language import Corpus
     from mql4grec.recommender import Model
@@ -50,6 +52,11 @@ class Ranker:
     corpus: Corpus
     model: Model
     tries: dict[Modality, ItemTrie]
+
+    @cached_property
+    def combiner(self) -> Combiner:
+        """What makes rankings of others, read and fitted when first asked for."""
+        return load_combiner(self.context)
 
 
 def load_ranker(context: Context) -> Ranker:
@@ -161,15 +168,24 @@ def validation_split(
 
 
 def modalities_of(context: Context, ranking: str) -> Sequence[Modality]:
-    """List the modalities that a ranking is made of: one, or for "fused" all that the shop has.
+    """List the modalities that a ranking is made of.
+
+    Returns:
+        One; for "fused" all that the shop has; for those of `MADE` the ones that are combined.
 
     Raises:
-        ArtifactError: If the run has no such ranking.
+        ArtifactError: If the run has no such ranking for histories of any kind.
     """
-    available = modalities(context.settings, context.settings.target)
-    wanted = available if ranking == "fused" else tuple(m for m in available if m == ranking)
-    if not wanted:
+    settings = context.settings
+    available = modalities(settings, settings.target)
+    wanted: dict[str, Sequence[Modality]] = {one: (one,) for one in available}
+    wanted["fused"] = available
+    for name in MADE:
+        made_from = made_of(settings, name)
+        if made_from is not None:
+            wanted[name] = made_from
+    if ranking not in wanted:
         raise ArtifactError(
-            f"`--ranking`: expected one of {[*available, 'fused']}, got {ranking!r}; choose another"
+            f"`--ranking`: expected one of {list(wanted)}, got {ranking!r}; choose another"
         )
-    return wanted
+    return wanted[ranking]

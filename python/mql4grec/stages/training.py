@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mql4grec import evaluation
 from mql4grec.config import Modality, Settings, TrainingSettings
+from mql4grec.decoding import Filters
 from mql4grec.errors import ConfigError
 from mql4grec.runtime import SILENT
 from mql4grec.stages import ranking
@@ -136,8 +137,6 @@ def _ranked(ranker: Ranker, settings: TrainingSettings) -> list[Modality]:
 
 def _figures(ranker: Ranker, settings: TrainingSettings) -> Iterator[float]:
     """Give NDCG@10 of a shop's validation users, always the same, in each modality."""
-    from mql4grec.decoding import Filters
-
     run, shop = ranker.context.settings, ranker.shop
     inputs, users = ranking.validation_split(shop, limit=settings.select_users, seed=run.seed)
     targets = shop.histories.target(2)[users]
