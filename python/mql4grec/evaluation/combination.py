@@ -11,7 +11,7 @@ are better than none on the events by which they were chosen, whatever the list.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,8 @@ from mql4grec.evaluation.lists import align, best_first
 STEPS = 10  # weights are multiples of a tenth
 CHANCE = 1.645  # standard errors that a gain has to exceed
 CHUNK = 4096  # users that are combined together
+SCALE = 2.0**48  # sums of ten such steps, and a half, are exact in float64
+RIVALS_OF, TOGETHER = 16, 128  # users and weights looked at together: a few MiB
 Parts = tuple[int, ...]  # weights of P lists in tenths
 HALVINGS = 50  # of the range in which a temperature is looked for, on a logarithmic scale
 
@@ -123,49 +125,89 @@ def fit(
     calibrations = [calibrate(one, targets) for one in lists]
     items, scores = align(lists)
     probabilities = to_probabilities(scores, calibrations, n_items=n_items)  # (P, U, W)
-    is_target = (items == targets[:, None]) & (items >= 0)
-    found = is_target.any(axis=1)  # others are missed whatever the weights
-    items, is_target = items[found], is_target[found]
-    probabilities = probabilities[:, found]
-
-    def ndcg(parts: Parts) -> NDArray[np.float64]:
-        found = _ndcg(items, _mean(probabilities, parts), is_target)
-        return np.pad(found, (0, len(targets) - len(found)))
-
-    parts, gains = _without_chance(ndcg, n_lists=len(lists))
+    rivals = _face(items, probabilities, targets)
+    parts, gains = _without_chance(rivals)
     names = list(rankings)
     return Combination(
         calibrations=dict(zip(names, calibrations, strict=True)),
         weights={name: part / STEPS for name, part in zip(names, parts, strict=True)},
-        ndcg=float(ndcg(parts).mean()),
+        ndcg=float(rivals.ndcg([parts]).mean()),
         n_users=len(targets),
         gains={names[place]: gain for place, gain in sorted(gains.items())},
     )
 
 
-def _without_chance(
-    ndcg: Callable[[Parts], NDArray[np.float64]], *, n_lists: int
-) -> tuple[Parts, dict[int, tuple[float, float]]]:
-    """Choose weights, and leave out one list after the other that adds no more than chance.
+@dataclass(frozen=True)
+class _Rivals:
+    """The candidates that targets stand against: of the V users whose target is one, as CSR.
 
-    Args:
-        ndcg: Gives each user's NDCG@10, float64 (U,), under weights.
-        n_lists: P.
+    Attributes:
+        margins: float64 (P + 1, R), what each list gives a rival more than the target, in whole
+            steps of 1 / SCALE, and last a half where the rival wins ties. Sums of them with weights
+            in tenths are exact, in whatever order they are added up.
+        offsets: int64 (V + 1), user v has the columns from `offsets[v]` to `offsets[v + 1]`.
+        n_users: U, all users; of the other ones the target is missed whatever the weights.
+    """
+
+    margins: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    n_users: int
+
+    def ndcg(self, parts: Sequence[Parts]) -> NDArray[np.float64]:
+        """Give NDCG@10 under B weights: (B, U), the V users first; ties go to the lower row."""
+        weights = np.array([(*one, 1) for one in parts], np.float64)  # (B, P + 1)
+        found = np.zeros((len(parts), self.n_users))
+        n_found = len(self.offsets) - 1
+        for first in range(0, n_found, RIVALS_OF):
+            offsets = self.offsets[first : first + RIVALS_OF + 1]
+            ahead = weights @ self.margins[:, offsets[0] : offsets[-1]] > 0
+            places = np.add.reduceat(ahead, offsets[:-1] - offsets[0], axis=1, dtype=np.int64)
+            gains = np.where(places < 10, 1 / np.log2(places + 2), 0.0)
+            found[:, first : first + len(offsets) - 1] = gains
+        return found
+
+
+def _face(
+    items: NDArray[np.int32], probabilities: NDArray[np.float64], targets: NDArray[np.int32]
+) -> _Rivals:
+    """Set candidates, items (U, W) ascending and probabilities (P, U, W), beside the targets."""
+    real = items >= 0
+    is_target = (items == targets[:, None]) & real
+    found = is_target.any(axis=1)
+    real, is_target, items = real[found], is_target[found], items[found]
+    steps = np.rint(probabilities[:, found] * SCALE)  # (P, V, W)
+    margins = (steps - steps[:, is_target][:, :, None])[:, real]
+    wins_ties = (items < targets[found, None])[real] / 2
+    return _Rivals(
+        # Of the target itself all are 0, so that every user has a column.
+        margins=np.concatenate([margins, wins_ties[None]]),
+        offsets=np.concatenate([[0], np.cumsum(real.sum(axis=1))]),
+        n_users=len(targets),
+    )
+
+
+def _without_chance(rivals: _Rivals) -> tuple[Parts, dict[int, tuple[float, float]]]:
+    """Choose weights, and leave out one list after the other that adds no more than chance.
 
     Returns:
         Weights in tenths (P), and what lists gained, with its standard error.
     """
-    best = _best_of_each(ndcg, n_lists=n_lists)
+    n_lists = len(rivals.margins) - 1
+    best = _best_of_each(rivals, n_lists=n_lists)
+
+    def ndcg(lists: frozenset[int]) -> NDArray[np.float64]:
+        """Give each user's NDCG@10, (U,), by the best weights that no other list has a part in."""
+        found: NDArray[np.float64] = rivals.ndcg([choose(lists)])[0]
+        return found
 
     def choose(lists: frozenset[int]) -> Parts:
-        """Give the best weights that no other list has a part in."""
         return max((order, parts) for used, (order, parts) in best.items() if used <= lists)[1]
 
     kept, gains = frozenset(range(n_lists)), dict[int, tuple[float, float]]()
     while len(kept) > 1:
-        whole = ndcg(choose(kept))
+        whole = ndcg(kept)
         for place in kept:
-            added = whole - ndcg(choose(kept - {place}))  # (U,)
+            added = whole - ndcg(kept - {place})
             gains[place] = (float(added.mean()), float(added.std() / np.sqrt(len(added))))
         last = min(kept, key=lambda place: (gains[place][0] / max(gains[place][1], 1e-12), -place))
         if gains[last][0] > CHANCE * gains[last][1]:
@@ -177,7 +219,7 @@ def _without_chance(
 
 
 def _best_of_each(
-    ndcg: Callable[[Parts], NDArray[np.float64]], *, n_lists: int
+    rivals: _Rivals, *, n_lists: int
 ) -> dict[frozenset[int], tuple[tuple[float, int, int], Parts]]:
     """Find the best weights of each set of lists, all of which have some.
 
@@ -185,12 +227,15 @@ def _best_of_each(
         By set: what weights are ordered by, and the weights.
     """
     best: dict[frozenset[int], tuple[tuple[float, int, int], Parts]] = {}
-    for number, parts in enumerate(_parts(n_lists)):
-        used = frozenset(place for place, part in enumerate(parts) if part)
-        unequal = sum(part * part for part in parts)
-        order = (round(float(ndcg(parts).mean()), 9), -unequal, -number)
-        if used not in best or order > best[used][0]:
-            best[used] = (order, parts)
+    every = list(_parts(n_lists))
+    for start in range(0, len(every), TOGETHER):
+        together = every[start : start + TOGETHER]
+        means = rivals.ndcg(together).mean(axis=1)
+        for number, (parts, mean) in enumerate(zip(together, means.tolist(), strict=True), start):
+            used = frozenset(place for place, part in enumerate(parts) if part)
+            order = (round(mean, 9), -sum(part * part for part in parts), -number)
+            if used not in best or order > best[used][0]:
+                best[used] = (order, parts)
     return best
 
 
@@ -281,17 +326,6 @@ def _mean(probabilities: NDArray[np.float64], parts: Parts) -> NDArray[np.float6
         if part:
             mean += part * own
     return mean / STEPS
-
-
-def _ndcg(
-    items: NDArray[np.int32], scores: NDArray[np.float64], is_target: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Give NDCG@10 of users whose target is among the items; ties go to the earlier column."""
-    own = scores[is_target][:, None]
-    column = is_target.argmax(axis=1)[:, None]
-    ahead = (scores > own) | ((scores == own) & (np.arange(items.shape[1]) < column))
-    place = (ahead & (items >= 0)).sum(axis=1)
-    return np.where(place < 10, 1 / np.log2(place + 2), 0.0)
 
 
 def _parts(n_lists: int) -> Iterator[Parts]:
