@@ -104,6 +104,22 @@ def test_combining_equals_a_slow_twin(
     assert (np.isneginf(combined.scores) == (combined.items < 0)).all()
 
 
+def test_the_order_of_the_lists_changes_no_digit() -> None:
+    found = {name: random_lists(seed) for seed, name in enumerate("abcde")}
+    how = Combination(
+        calibrations={name: Calibration(1 + seed, 0.3) for seed, name in enumerate("abcde")},
+        weights={"a": 0.1, "b": 0.3, "c": 0.1, "d": 0.2, "e": 0.3},
+        ndcg=0.0,
+        n_users=0,
+    )
+    one, other = (
+        evaluation.combine(dict(order), how, n_items=N_ITEMS, top_k=8)
+        for order in (found.items(), reversed(found.items()))
+    )
+    np.testing.assert_array_equal(one.items, other.items)
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
 def test_combining_by_hand() -> None:
     found = {"a": lists([[3, 1]], [[0.0, 0.0]]), "b": lists([[1, 2]], [[np.log(3.0), 0.0]])}
     how = Combination(

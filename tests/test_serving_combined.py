@@ -1,5 +1,6 @@
 """Combined and reranked recommendations for any histories: those of the run's own figures."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny
-from mql4grec import evaluation, pipeline, serving
+from mql4grec import artifacts, evaluation, pipeline, serving
 from mql4grec.catalog import Request
 from mql4grec.cli import app
 from mql4grec.config import Settings
@@ -163,7 +164,8 @@ def test_a_run_without_such_rankings(folder: Path, run: Ranker, tmp_path: Path) 
         one(run, run.shop.item_ids[:1], ranking="image")
     assert str(caught.value) == (
         "`--ranking`: expected one of ['text', 'fused', 'combined', 'reranked'], got 'image'; "
-        "choose another"
+        "choose another (`combined` needs `evaluation.combine`, `reranked` also "
+        "`evaluation.rerank`, both no list of `evaluation.files`)"
     )
     plain = settings_of(tmp_path, "evaluation.rerank=false")
     with pytest.raises(ArtifactError, match="'combined'\\], got 'reranked'"):
@@ -173,6 +175,93 @@ def test_a_run_without_such_rankings(folder: Path, run: Ranker, tmp_path: Path) 
     files = settings_of(tmp_path, f"evaluation.files={given}", mixed)
     with pytest.raises(ArtifactError, match="'fused'\\], got 'combined'"):
         one(serving.open_run(files), run.shop.item_ids[:1], ranking="combined")
+
+
+def test_certainty_is_asked_of_the_model_alone(folder: Path) -> None:
+    options = tiny.as_options(tiny.overrides(folder, *VALUES))
+    told = CliRunner().invoke(app, ["recommend", "x", "--ranking", "reranked", "--exact", *options])
+    assert isinstance(told.exception, SystemExit) or told.exit_code != 0
+    assert "leave one of them out" in " ".join(f"{told.output} {told.exception}".split())
+
+
+def test_lists_are_as_long_as_for_the_figures(run: Ranker) -> None:
+    """What `top_k` asks for changes no item, as long as such lists are sure to have as many."""
+    histories = [[item] for item in run.shop.item_ids[:30]]
+    for ranking in ("combined", "reranked"):
+        ten, five = (
+            [
+                found.item_ids
+                for found in serving.recommend(run, histories, ranking=ranking, top_k=k)
+            ]
+            for k in (10, 5)
+        )
+        assert [found[:5] for found in ten] == five
+    assert run.combiner.lengths(True, top_k=10) == (10, 10)
+    assert run.combiner.lengths(True, top_k=11) == (11, 11)
+    few = dataclasses.replace(run.combiner, n_beams=4)
+    assert few.lengths(True, top_k=10) == (4, 10)
+    assert few.lengths(True, top_k=12) == (12, 12)
+    alone = {True: Learnt(Combination({}, {"text": 0.5, "image": 0.5}, 0.0, 0), None)}
+    few = dataclasses.replace(few, learnt=alone)
+    assert few.lengths(True, top_k=4) == (4, 10)
+    assert few.lengths(True, top_k=5) == (5, 10)
+
+
+def test_fewer_beams_than_items_asked_for(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    settings = settings_of(tmp_path, "decoding.n_beams=4")
+    pipeline.run(settings, journal=SILENT)
+    check_against_figures(serving.open_run(settings), tmp_path, "reranked", removed=False)
+
+
+def test_baselines_alone_and_codes_that_do_not_count(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No list of the model's; and of all weights of codes the best is found to be none."""
+
+    def choose(*_: Any, **__: Any) -> tuple[float, dict[float, float]]:
+        return 0.0, {0.0: 1.0}
+
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("mql4grec.baselines.choose_weight", choose)
+    settings = settings_of(tmp_path, "evaluation.combine=[popular, ease_codes, ease]")
+    pipeline.run(settings, journal=SILENT)
+    monkeypatch.undo()
+    run = serving.open_run(settings)
+    for removed in (False, True):
+        check_against_figures(run, tmp_path, "reranked", removed=removed)
+
+
+def test_requests_with_lists_of_their_own_and_without(run: Ranker) -> None:
+    ids = run.shop.item_ids
+    requests = [
+        Request(ids[:3]),
+        Request(ids[5:6], only=ids[20:26]),
+        Request(ids[1:3], only=()),
+        Request(ids[7:20], without=ids[:50]),
+    ]
+    alone = [one(run, request, ranking="reranked", top_k=6) for request in requests]
+    found = serving.recommend(run, requests, ranking="reranked", top_k=6)
+    assert [answer.item_ids for answer in found] == alone
+    assert sorted(alone[1]) == sorted(ids[20:26])
+    assert alone[2] == ()
+    assert set(alone[3]) <= set(ids[50:])
+
+
+def test_runs_of_before_are_evaluated_again(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    settings = settings_of(tmp_path)
+    (state,) = (s for s in pipeline.inspect(settings) if s.stage.name == "evaluate metrics")
+    *covers, kept = state.stage.covers
+    assert kept == "learnt"
+    needs = [s.mark for s in pipeline.inspect(settings) if s.stage.name in state.stage.needs]
+    before = artifacts.fingerprint(state.stage.name, tuple(covers), needs)
+    shutil.rmtree(tmp_path / "evaluation" / "learnt")
+    artifacts.close_stage(tmp_path / "evaluation", before, seconds=1)
+    with pytest.raises(ArtifactError, match="it is 'stale'"):
+        one(serving.open_run(settings), ["x"], ranking="combined")
+    assert pipeline.run(settings, journal=SILENT)[0] == "evaluate metrics"
+    check_against_figures(serving.open_run(settings), tmp_path, "combined", removed=False)
 
 
 def test_a_run_that_was_evaluated_otherwise(folder: Path, run: Ranker) -> None:
@@ -224,17 +313,22 @@ def nowhere(combination: Combination) -> Basis:
     return Basis(combination, Occurrences(none, none * 0.1, none * 0.1, none, none))
 
 
-def test_what_is_learnt_is_the_same_when_read(run: Ranker, tmp_path: Path) -> None:
+def test_what_is_learnt_is_the_same_when_read(folder: Path, run: Ranker, tmp_path: Path) -> None:
+    told = artifacts.read_json(folder / "evaluation" / "metrics.json", made_by="evaluate")
+    told = told["seen_removed"]
     learnt = run.combiner.learnt[True]
+    combination = dataclasses.asdict(learnt.combination)
+    assert json.loads(json.dumps(combination)) == told["combination"]
+    assert all(isinstance(gain, tuple) for gain in combination["gains"].values())
     assert learnt.reranker is not None
+    assert isinstance(learnt.reranker.record.gain, tuple)
+    assert json.loads(json.dumps(dataclasses.asdict(learnt.reranker.record))) == told["reranking"]
     write_learnt(tmp_path, "here", learnt)
     again = read_learnt(tmp_path, "here", describes=run.combiner.fitted.describes)
     assert again.combination == learnt.combination
     assert list(again.combination.calibrations) == list(learnt.combination.calibrations)
     assert again.reranker is not None
-    assert json.dumps(again.reranker.record.__dict__) == json.dumps(
-        {**learnt.reranker.record.__dict__, "gain": list(learnt.reranker.record.gain)}
-    )
+    assert again.reranker.record == learnt.reranker.record
     histories = run.shop.histories.held_out(1)
     names = learnt.combination.calibrations
     rankers = run.combiner.fitted.rankers
@@ -251,7 +345,11 @@ def test_what_is_learnt_is_the_same_when_read(run: Ranker, tmp_path: Path) -> No
 
 def test_learnt_without_trees(tmp_path: Path) -> None:
     combination = Combination(
-        {"a": Calibration(1.5, 0.25), "b": Calibration(0.5, 0.5)}, {"a": 0.3, "b": 0.7}, 0.125, 9
+        {"a": Calibration(1.5, 0.25), "b": Calibration(0.5, 0.5)},
+        {"a": 0.3, "b": 0.7},
+        0.125,
+        9,
+        {"b": (0.5, 0.25)},
     )
     write_learnt(tmp_path, "x", Learnt(combination, None))
     assert read_learnt(tmp_path, "x", describes=nowhere) == Learnt(combination, None)
@@ -265,9 +363,11 @@ def test_learnt_without_trees(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("told", ["{}", "[]", '{"combination": {"weights": 3}}'])
 def test_a_file_of_something_else(tmp_path: Path, told: str) -> None:
-    (tmp_path / "x.json").write_text(told)
-    with pytest.raises(ArtifactError, match="expected what `mql4grec evaluate` writes"):
-        read_learnt(tmp_path, "x", describes=nowhere)
+    path = tmp_path / "learnt" / "x.json"
+    artifacts.write_text(path, told)
+    with pytest.raises(ArtifactError, match="expected what `mql4grec evaluate` writes") as caught:
+        read_learnt(path.parent, "x", describes=nowhere)
+    assert f"delete `{tmp_path}` and run the command again" in str(caught.value)
 
 
 def test_trees_that_are_gone_or_broken(run: Ranker, tmp_path: Path) -> None:

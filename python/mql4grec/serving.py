@@ -22,10 +22,9 @@ from mql4grec.catalog import Catalog, Histories, Request
 from mql4grec.config import FaultPolicy, Modality, Settings
 from mql4grec.decoding import Filters, Rankings
 from mql4grec.errors import DataError
-from mql4grec.evaluation import Learnt
 from mql4grec.report import Recommendation
 from mql4grec.runtime import SILENT, Journal
-from mql4grec.stages.combining import LISTED, MADE
+from mql4grec.stages.combining import MADE, way_of
 from mql4grec.stages.ranking import Ranker, load_ranker, modalities_of, rank
 
 CHUNK = 1024  # histories that are in memory together
@@ -93,8 +92,9 @@ def recommend(
         An iterator of one answer per history, in their order; scores are log-probabilities, summed
         over the codes of an item, fused ones as `evaluation.fuse` makes them, combined and
         reranked ones as `evaluation.combine` and `rerank` do. `certified` tells which lists are
-        provably those of exact scoring; with `decoding.exact` all are, but for combined and
-        reranked ones, of which none is.
+        provably those of exact scoring; with `decoding.exact` all are. Combined and reranked ones
+        never are: they rank what is on the lists that they are made of, which are as long as for
+        the run's figures, unless `top_k` is more.
 
     Raises:
         ArtifactError: If the run has no such ranking, or is not evaluated under these settings and
@@ -110,19 +110,22 @@ def recommend(
     settings = run.context.settings
     modalities = modalities_of(run.context, ranking)
     unseen = settings.evaluation.remove_seen if filters.unseen is None else filters.unseen
-    learnt = None
+    way = None
     if ranking in MADE:
+        way = way_of(settings, ranking, unseen=unseen)
         pipeline.require_stage(pipeline.inspect(settings), "evaluate metrics", command="recommend")
-        learnt = run.combiner.learnt_for(ranking, unseen=unseen)
+    is_all_coded = ranking not in MADE or set(settings.evaluation.combine) <= set(modalities)
+    coded = modalities if is_all_coded else ()
     ids = ItemIds(run.shop, unknown_items=filters.unknown_items)
     plan = Plan(
         run=run,
         ids=ids,
+        ranking=ranking,
         modalities=modalities,
-        learnt=learnt,
+        way=way,
         top_k=min(top_k, run.shop.n_items),
         unseen=unseen,
-        mask=_mask(run, filters, ids=ids, modalities=modalities if learnt is None else ()),
+        mask=_mask(run, filters, ids=ids, modalities=coded),
     )
     return _answers(plan, histories)
 
@@ -163,8 +166,9 @@ class Plan:
     Attributes:
         run: The trained run.
         ids: Of the shop.
+        ranking: As asked for.
         modalities: That are searched; to be fused, combined, or one to be left as it is.
-        learnt: How they are combined, with other lists; None: they are not.
+        way: How they are combined, as `Combiner` has it; None: they are not.
         top_k: Most items per history, at most N.
         unseen: Whether items of the history are left out.
         mask: bool (1, N), the items that may be recommended to anybody; None: all.
@@ -172,8 +176,9 @@ class Plan:
 
     run: Ranker
     ids: ItemIds
+    ranking: str
     modalities: Sequence[Modality]
-    learnt: Learnt | None
+    way: bool | None
     top_k: int
     unseen: bool
     mask: NDArray[np.bool_] | None
@@ -283,7 +288,9 @@ def _search(plan: Plan, rows: Sequence[Rows]) -> Rankings:
         without=_lists([row.without for row in rows]) if any(row.without for row in rows) else None,
     )
     n_beams = max(settings.decoding.n_beams, plan.top_k)
-    is_alone = len(plan.modalities) == 1 and plan.learnt is None
+    if plan.way is not None:
+        n_beams, _ = plan.run.combiner.lengths(plan.way, top_k=plan.top_k)
+    is_alone = len(plan.modalities) == 1 and plan.way is None
     generated = {
         modality: rank(
             plan.run,
@@ -296,12 +303,12 @@ def _search(plan: Plan, rows: Sequence[Rows]) -> Rankings:
         )
         for modality in plan.modalities
     }
-    if plan.learnt is not None:
+    if plan.way is not None:
         return plan.run.combiner.rank(
+            plan.ranking,
             histories,
             generated,
-            plan.learnt,
-            length=max(n_beams, LISTED),
+            way=plan.way,
             top_k=plan.top_k,
             filters=filters,
         )

@@ -33,7 +33,7 @@ class Ranker(Protocol):
             Items (U, min(top_k, N)), ties by the lower row; -1 where no more are left.
 
         Raises:
-            ValueError: If the filters are of other users or items.
+            ValueError: If the filters are of other users, or their masks of fewer items.
         """
         ...
 

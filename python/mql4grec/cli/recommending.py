@@ -78,6 +78,11 @@ def recommend(
     from mql4grec.report import write_recommendations
     from mql4grec.stages.combining import MADE
 
+    if exact and ranking in MADE:
+        raise ConfigError(
+            f"`--exact`: expected a ranking of the model alone, got {ranking!r}, which ranks the "
+            "items of several lists; leave one of them out"
+        )
     _check_output(out, as_json=as_json)
     requests = _requests(items or [], histories)
     filters = _filters(only, without, unseen=unseen, drop_unknown=drop_unknown)

@@ -24,7 +24,7 @@ STEPS = 10  # weights are multiples of a tenth
 CHANCE = 1.645  # standard errors that a gain has to exceed
 CHUNK = 4096  # users that are combined together
 SCALE = 2.0**48  # sums of ten such steps, and a half, are exact in float64
-RIVALS_OF, TOGETHER = 16, 128  # users and weights looked at together: a few MiB
+RIVALS_OF, TOGETHER = 16, 128  # users and weights whose sums are in memory together
 Parts = tuple[int, ...]  # weights of P lists in tenths
 HALVINGS = 50  # of the range in which a temperature is looked for, on a logarithmic scale
 
@@ -131,7 +131,7 @@ def fit(
     return Combination(
         calibrations=dict(zip(names, calibrations, strict=True)),
         weights={name: part / STEPS for name, part in zip(names, parts, strict=True)},
-        ndcg=float(rivals.ndcg([parts]).mean()),
+        ndcg=float(rivals.ndcg(parts).mean()),
         n_users=len(targets),
         gains={names[place]: gain for place, gain in sorted(gains.items())},
     )
@@ -144,7 +144,8 @@ class _Rivals:
     Attributes:
         margins: float64 (P + 1, R), what each list gives a rival more than the target, in whole
             steps of 1 / SCALE, and last a half where the rival wins ties. Sums of them with weights
-            in tenths are exact, in whatever order they are added up.
+            in tenths are exact, in whatever order they are added up. Probabilities that differ by
+            less than a step are ties here, though not for `combine`.
         offsets: int64 (V + 1), user v has the columns from `offsets[v]` to `offsets[v + 1]`.
         n_users: U, all users; of the other ones the target is missed whatever the weights.
     """
@@ -153,18 +154,27 @@ class _Rivals:
     offsets: NDArray[np.int64]
     n_users: int
 
-    def ndcg(self, parts: Sequence[Parts]) -> NDArray[np.float64]:
-        """Give NDCG@10 under B weights: (B, U), the V users first; ties go to the lower row."""
+    def ndcg(self, parts: Parts) -> NDArray[np.float64]:
+        """Give each user's NDCG@10 under some weights, (U,), the V users first."""
+        found = np.concatenate([gains[0] for gains in self._gains([parts])] or [np.zeros(0)])
+        return np.pad(found, (0, self.n_users - len(found)))
+
+    def means(self, parts: Sequence[Parts]) -> list[float]:
+        """Give the mean NDCG@10 of all users under each of B weights."""
+        total = np.zeros(len(parts))
+        for gains in self._gains(parts):
+            total += gains.sum(axis=1)
+        means: list[float] = (total / max(self.n_users, 1)).tolist()
+        return means
+
+    def _gains(self, parts: Sequence[Parts]) -> Iterator[NDArray[np.float64]]:
+        """Give NDCG@10 (B, some of the V users) under B weights; ties go to the lower row."""
         weights = np.array([(*one, 1) for one in parts], np.float64)  # (B, P + 1)
-        found = np.zeros((len(parts), self.n_users))
-        n_found = len(self.offsets) - 1
-        for first in range(0, n_found, RIVALS_OF):
+        for first in range(0, len(self.offsets) - 1, RIVALS_OF):
             offsets = self.offsets[first : first + RIVALS_OF + 1]
             ahead = weights @ self.margins[:, offsets[0] : offsets[-1]] > 0
             places = np.add.reduceat(ahead, offsets[:-1] - offsets[0], axis=1, dtype=np.int64)
-            gains = np.where(places < 10, 1 / np.log2(places + 2), 0.0)
-            found[:, first : first + len(offsets) - 1] = gains
-        return found
+            yield np.where(places < 10, 1 / np.log2(places + 2), 0.0)
 
 
 def _face(
@@ -197,8 +207,7 @@ def _without_chance(rivals: _Rivals) -> tuple[Parts, dict[int, tuple[float, floa
 
     def ndcg(lists: frozenset[int]) -> NDArray[np.float64]:
         """Give each user's NDCG@10, (U,), by the best weights that no other list has a part in."""
-        found: NDArray[np.float64] = rivals.ndcg([choose(lists)])[0]
-        return found
+        return rivals.ndcg(choose(lists))
 
     def choose(lists: frozenset[int]) -> Parts:
         return max((order, parts) for used, (order, parts) in best.items() if used <= lists)[1]
@@ -230,8 +239,8 @@ def _best_of_each(
     every = list(_parts(n_lists))
     for start in range(0, len(every), TOGETHER):
         together = every[start : start + TOGETHER]
-        means = rivals.ndcg(together).mean(axis=1)
-        for number, (parts, mean) in enumerate(zip(together, means.tolist(), strict=True), start):
+        means = zip(together, rivals.means(together), strict=True)
+        for number, (parts, mean) in enumerate(means, start):
             used = frozenset(place for place, part in enumerate(parts) if part)
             order = (round(mean, 9), -sum(part * part for part in parts), -number)
             if used not in best or order > best[used][0]:
@@ -263,9 +272,9 @@ def combine(
             f"{sorted(rankings)}; give the same lists"
         )
     _check(rankings)
-    calibrations = [combination.calibrations[name] for name in rankings]
-    parts = tuple(round(STEPS * combination.weights[name]) for name in rankings)
-    lists = list(rankings.values())
+    calibrations = list(combination.calibrations.values())
+    parts = tuple(round(STEPS * combination.weights[name]) for name in combination.calibrations)
+    lists = [rankings[name] for name in combination.calibrations]
     n_users = len(lists[0].items)
     items = np.empty((n_users, top_k), np.int32)
     scores = np.empty((n_users, top_k), np.float32)

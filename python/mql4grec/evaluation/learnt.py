@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mql4grec import artifacts
 from mql4grec.errors import ArtifactError
@@ -48,13 +48,20 @@ def write_learnt(folder: Path, name: str, learnt: Learnt) -> None:
     artifacts.write_json(folder / f"{name}.json", told)
 
 
-def read_learnt(folder: Path, name: str, *, describes: Callable[[Combination], Basis]) -> Learnt:
+def read_learnt(
+    folder: Path,
+    name: str,
+    *,
+    describes: Callable[[Combination], Basis],
+    n_threads: int | None = None,
+) -> Learnt:
     """Read what `write_learnt` wrote.
 
     Args:
         folder: Of the files.
         name: Of the files.
         describes: Gives what candidates of the combination's lists are described by.
+        n_threads: Of LightGBM; None: its own choice.
 
     Raises:
         ArtifactError: If a file is missing, or none that `write_learnt` wrote.
@@ -62,21 +69,23 @@ def read_learnt(folder: Path, name: str, *, describes: Callable[[Combination], B
     path = folder / f"{name}.json"
     told = artifacts.read_json(path, made_by=MADE_BY)
     try:
-        calibrations = told["combination"].pop("calibrations")
-        combination = Combination(
-            calibrations={one: Calibration(**values) for one, values in calibrations.items()},
-            **told["combination"],
-        )
+        combination = _combination(told["combination"])
         if told["reranking"] is None:
             return Learnt(combination, None)
-        record = Reranking(**told["reranking"])
-    except (AttributeError, KeyError, TypeError) as err:
+        record = Reranking(**told["reranking"] | {"gain": tuple(told["reranking"]["gain"])})
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise ArtifactError(
-            f"`{path}`: expected what `mql4grec {MADE_BY}` writes, got {err!r}; delete `{folder}` "
-            "and run the command again"
+            f"`{path}`: expected what `mql4grec {MADE_BY}` writes, got {err!r}; delete "
+            f"`{folder.parent}` and run the command again"
         ) from err
     trees = _read_trees(_trees(folder, name)) if record.used else None
-    return Learnt(combination, Reranker(describes(combination), trees, record))
+    return Learnt(combination, Reranker(describes(combination), trees, record, n_threads))
+
+
+def _combination(told: dict[str, Any]) -> Combination:
+    calibrations = {name: Calibration(**one) for name, one in told["calibrations"].items()}
+    gains = {name: (gain, error) for name, (gain, error) in told["gains"].items()}
+    return Combination(**told | {"calibrations": calibrations, "gains": gains})
 
 
 def _trees(folder: Path, name: str) -> Path:
@@ -91,6 +100,6 @@ def _read_trees(path: Path) -> Booster:
         return lightgbm.Booster(model_str=text)
     except lightgbm.basic.LightGBMError as err:
         raise ArtifactError(
-            f"`{path}`: expected LightGBM's text of trees, got {err}; delete its folder and run "
-            f"`mql4grec {MADE_BY}` again"
+            f"`{path}`: expected LightGBM's text of trees, got {err}; delete "
+            f"`{path.parents[1]}` and run `mql4grec {MADE_BY}` again"
         ) from err

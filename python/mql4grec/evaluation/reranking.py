@@ -82,11 +82,13 @@ class Reranker:
         basis: Of the lists that it was learnt on.
         trees: None where they add no more than chance.
         record: How they were learnt.
+        n_threads: Of LightGBM; None: its own choice.
     """
 
     basis: Basis
     trees: Booster | None
     record: Reranking
+    n_threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def learn(
         used=used,
         features=_told(trees, names=basis.features),
     )
-    return Reranker(basis, trees, record)
+    return Reranker(basis, trees, record, n_threads)
 
 
 def rerank(lists: Lists, reranker: Reranker, *, top_k: int) -> Rankings:
@@ -199,7 +201,8 @@ def rerank(lists: Lists, reranker: Reranker, *, top_k: int) -> Rankings:
         candidates, features = describe(chunk, basis)
         found = np.full(candidates.shape, -np.inf)
         if len(features):
-            found[candidates >= 0] = -np.logaddexp(0.0, -_score(reranker.trees, features))
+            odds = _score(reranker.trees, features, n_threads=reranker.n_threads)
+            found[candidates >= 0] = -np.logaddexp(0.0, -odds)
         best = best_first(candidates, found, top_k=top_k)
         items[rows], scores[rows] = best.items, best.scores
     return Rankings(items=items, scores=scores)
@@ -268,7 +271,13 @@ def _rank_fold(
     held = examples.of(fold)
     scores, columns = np.zeros(len(held.features)), []
     for start in range(0, MOST_ROUNDS, STEP):
-        scores += _score(trees, held.features, start=start, n_rounds=STEP)
+        scores += _score(
+            trees,
+            held.features,
+            n_threads=parameters["num_threads"],
+            start=start,
+            n_rounds=STEP,
+        )
         columns.append(_ndcg(scores, held))
     return np.stack(columns, axis=1)
 
@@ -281,10 +290,21 @@ def _fit(examples: _Examples, parameters: Mapping[str, Any], *, n_rounds: int) -
 
 
 def _score(
-    trees: Booster, features: NDArray[np.float32], *, start: int = 0, n_rounds: int = -1
+    trees: Booster,
+    features: NDArray[np.float32],
+    *,
+    n_threads: int | None,
+    start: int = 0,
+    n_rounds: int = -1,
 ) -> NDArray[np.float64]:
     """Give log-odds (R,); of some rounds, what these add to them."""
-    found = trees.predict(features, start_iteration=start, num_iteration=n_rounds, raw_score=True)
+    found = trees.predict(
+        features,
+        start_iteration=start,
+        num_iteration=n_rounds,
+        raw_score=True,
+        num_threads=n_threads or 0,
+    )
     return np.asarray(found)
 
 

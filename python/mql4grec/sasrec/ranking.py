@@ -53,7 +53,7 @@ def rank(
         Items (U, min(top_k, N)), scores = logits; ties by the lower row; -1 where no more are left.
 
     Raises:
-        ValueError: If the filters are of other users or items.
+        ValueError: If the filters are of other users, or their masks of fewer items.
     """
     n_items = network.items.num_embeddings
     filters.check(n_users=histories.n_users, n_items=n_items)

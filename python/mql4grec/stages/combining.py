@@ -14,7 +14,7 @@ from mql4grec.catalog import Catalog, Histories
 from mql4grec.config import MODALITIES, Modality, Settings
 from mql4grec.decoding import EVERYTHING, Filters, Rankings
 from mql4grec.errors import ConfigError
-from mql4grec.stages.context import SEEN, Context, load_catalog, ways_of
+from mql4grec.stages.context import SEEN, Context, ways_of
 from mql4grec.stages.groups import Groups, group_items
 
 if TYPE_CHECKING:
@@ -78,29 +78,28 @@ def fit_on(context: Context, shop: Catalog, groups: Groups | None, *, n_held_out
     return Fitted(rankers, evaluation.occurrences(training, n_items=shop.n_items))
 
 
-def make(
-    lists: Lists, learnt: Learnt, fitted: Fitted, *, top_k: int | None = None
-) -> dict[str, Rankings]:
-    """Make the rankings that are made of others.
+def make(ranking: str, lists: Lists, learnt: Learnt, fitted: Fitted, *, top_k: int) -> Rankings:
+    """Make a ranking of others.
 
     Args:
+        ranking: One of MADE.
         lists: Of users to rank for.
         learnt: From validation users.
         fitted: What candidates are described by.
-        top_k: Length of the new lists; None: that of the longest given.
-
-    Returns:
-        "combined" and, if asked for, "reranked".
+        top_k: Length of the new lists.
     """
-    if top_k is None:
-        top_k = max(one.items.shape[1] for one in lists.rankings.values())
-    combination, n_items = learnt.combination, fitted.occurrences.n_items
-    combined = evaluation.combine(lists.rankings, combination, n_items=n_items, top_k=top_k)
-    made = {"combined": combined}
-    if learnt.reranker is not None:
-        reranker = dataclasses.replace(learnt.reranker, basis=fitted.describes(combination))
-        made["reranked"] = evaluation.rerank(lists, reranker, top_k=top_k)
-    return made
+    combination = learnt.combination
+    if ranking == "combined":
+        n_items = fitted.occurrences.n_items
+        return evaluation.combine(lists.rankings, combination, n_items=n_items, top_k=top_k)
+    assert learnt.reranker is not None
+    reranker = dataclasses.replace(learnt.reranker, basis=fitted.describes(combination))
+    return evaluation.rerank(lists, reranker, top_k=top_k)
+
+
+def made_by(learnt: Learnt) -> tuple[str, ...]:
+    """List the rankings that can be made by what was learnt."""
+    return MADE if learnt.reranker is not None else MADE[:1]
 
 
 def tell(learnt: Learnt) -> dict[str, Any]:
@@ -118,80 +117,101 @@ class Combiner:
     Attributes:
         fitted: The run's baselines.
         learnt: What the run's figures go by; by whether seen items were left out.
+        n_beams: Of the run's figures.
     """
 
     fitted: Fitted
     learnt: Mapping[bool, Learnt]
+    n_beams: int
 
-    def learnt_for(self, ranking: str, *, unseen: bool) -> Learnt:
-        """Give what one of MADE is made by, learnt with seen items left out or kept, as asked for.
+    def lengths(self, way: bool, *, top_k: int) -> tuple[int, int]:
+        """Give the length of generated lists, and of the others.
 
-        Where they are to be left out and that was not learnt, the other does: lists lose items.
-
-        Raises:
-            ConfigError: If seen items are wanted, and nothing was learnt of them.
+        They are those of the figures, for which it was learnt how to combine, unless more is asked
+        for than lists of these lengths are sure to have.
         """
-        if unseen not in self.learnt and not unseen:
-            raise ConfigError(
-                f"`--ranking {ranking}`: expected seen items to be left out, as they were when it "
-                "was learnt how to rank, got that they are kept; set "
-                "`evaluation.compare_seen: true` and run `mql4grec evaluate`, or leave them out"
-            )
-        learnt = self.learnt.get(unseen) or self.learnt[False]
-        return learnt if ranking == "reranked" else dataclasses.replace(learnt, reranker=None)
+        listed = max(self.n_beams, LISTED)
+        have_others = any(name not in MODALITIES for name in self.learnt[way].combination.weights)
+        if top_k <= (listed if have_others else self.n_beams):
+            return self.n_beams, listed
+        return max(top_k, self.n_beams), max(top_k, listed)
 
     def rank(
         self,
+        ranking: str,
         histories: Histories,
         generated: Mapping[Modality, Rankings],
-        learnt: Learnt,
         *,
-        length: int,
+        way: bool,
         top_k: int,
         filters: Filters,
     ) -> Rankings:
         """Rank for some histories.
 
         Args:
+            ranking: One of MADE.
             histories: Of U users.
-            generated: Their lists by the recommender, by modality; filtered.
-            learnt: From `learnt_for`.
-            length: Of the lists that are combined.
+            generated: Their lists by the recommender, by modality, of one of the `lengths`.
+            way: Which of `learnt` to go by, from `way_of`.
             top_k: Length of the new lists.
-            filters: Which items each user may get.
-
-        Returns:
-            Items (U, top_k), as the ranking of MADE orders them.
+            filters: Which items each user may get; `generated` followed them.
         """
+        learnt = self.learnt[way]
+        _, length = self.lengths(way, top_k=top_k)
         rankings: dict[str, Rankings] = dict(generated.items())
         for name, ranker in self.fitted.rankers.items():
             if name in learnt.combination.calibrations:
                 rankings[name] = ranker(histories, top_k=length, filters=filters)
         lists = evaluation.Lists(rankings, histories)
-        made = make(lists, learnt, self.fitted, top_k=top_k)
-        return made["combined" if learnt.reranker is None else "reranked"]
+        return make(ranking, lists, learnt, self.fitted, top_k=top_k)
 
 
-def load_combiner(context: Context) -> Combiner:
+def way_of(settings: Settings, ranking: str, *, unseen: bool) -> bool:
+    """Tell by what a ranking of MADE is made: learnt with seen items left out (True), or kept.
+
+    Where they are to be left out and that was not learnt, the other does: lists lose items.
+
+    Raises:
+        ConfigError: If seen items are wanted, and nothing was learnt of them.
+    """
+    ways = ways_of(settings)
+    if not unseen and False not in ways:
+        raise ConfigError(
+            f"`--ranking {ranking}`: expected seen items to be left out, as they were when it "
+            "was learnt how to rank, got that they are kept; set "
+            "`evaluation.compare_seen: true` and run `mql4grec evaluate`, or leave them out"
+        )
+    return unseen and True in ways
+
+
+def load_combiner(context: Context, shop: Catalog) -> Combiner:
     """Make ready what a run's rankings of others are made by.
 
     Baselines are fitted anew, on the events that they were fitted on for the run's figures.
+
+    Args:
+        context: Of a run that is evaluated.
+        shop: Its target shop.
 
     Raises:
         ArtifactError: If a file is missing.
     """
     settings = context.settings
-    shop = load_catalog(context, settings.target.name)
     folder = context.folder / "evaluation"
     told = artifacts.read_json(folder / "metrics.json", made_by="evaluate")
-    groups = group_items(context, shop, weight=told.get("ease_codes_weight", 0.0))
+    groups = group_items(context, shop, weight=told.get("ease_codes_weight"))
     n_held_out = 1 if settings.evaluation.refit else 2
     fitted = fit_on(context, shop, groups, n_held_out=n_held_out)
     learnt = {
-        removed: evaluation.read_learnt(folder / FOLDER, SEEN[removed], describes=fitted.describes)
+        removed: evaluation.read_learnt(
+            folder / FOLDER,
+            SEEN[removed],
+            describes=fitted.describes,
+            n_threads=settings.runtime.n_threads,
+        )
         for removed in ways_of(settings)
     }
-    return Combiner(fitted, learnt)
+    return Combiner(fitted, learnt, n_beams=settings.decoding.n_beams)
 
 
 def write_learnt(folder: Path, learnt: Mapping[bool, Learnt]) -> None:

@@ -17,7 +17,7 @@ from mql4grec.config import Modality, Settings
 from mql4grec.decoding import EVERYTHING, Filters, Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.report import read_rankings, write_rankings
-from mql4grec.stages.combining import LISTED, Fitted, fit_on, make, tell, write_learnt
+from mql4grec.stages.combining import LISTED, Fitted, fit_on, made_by, make, tell, write_learnt
 from mql4grec.stages.context import (
     SEEN,
     Context,
@@ -143,7 +143,9 @@ def _rank(
         return rankings, {}
     names = context.settings.evaluation.combine
     lists = evaluation.Lists({name: rankings[name] for name in names}, inputs)
-    return {**ours, **make(lists, learnt, fitted), **rankings}, tell(learnt)
+    top_k = max(one.items.shape[1] for one in lists.rankings.values())
+    made = {name: make(name, lists, learnt, fitted, top_k=top_k) for name in made_by(learnt)}
+    return {**ours, **made, **rankings}, tell(learnt)
 
 
 def _learn(context: Context, shop: Catalog, fitted: Fitted, *, removed: bool) -> Learnt:

@@ -36,14 +36,14 @@ def group_items(context: Context, shop: Catalog, *, weight: float | None = None)
         weight: What was chosen before; None: as `evaluation.ease_codes_weight` says.
 
     Returns:
-        None if the weight is 0, if no items begin alike, or if the shop is too
+        None if `evaluation.ease_codes_weight` is 0, if no items begin alike, or if the shop is too
         large for EASE^R.
     """
     settings = context.settings.evaluation
+    if settings.ease_codes_weight == 0 or shop.n_items > settings.ease_max_items:
+        return None
     if weight is None:
         weight = settings.ease_codes_weight
-    if weight == 0 or shop.n_items > settings.ease_max_items:
-        return None
     (one,) = (one for one in context.settings.catalog.datasets if one.name == shop.name)
     rows = codes.group_by_prefix(load_ids(context, one).values())
     if not rows.shape[0]:

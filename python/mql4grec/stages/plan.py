@@ -13,6 +13,7 @@ from typing import Any
 
 from mql4grec.config import MODALITIES, DatasetSettings, Settings, TrainingSettings
 from mql4grec.errors import ConfigError
+from mql4grec.stages.combining import FOLDER
 from mql4grec.stages.context import (
     SEQUENCE_TASK,
     Stage,
@@ -147,6 +148,8 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
         _identity(p) for file in settings.evaluation.files for p in (file.test, file.validation)
     ]
     covers = (settings.evaluation.model_dump(mode="json"), given, settings.seed)
+    if settings.evaluation.combine:
+        covers = (*covers, FOLDER)  # which runs of before did not keep
     needs = ("evaluate decoding", "evaluate validation", "evaluate sasrec")
     yield Stage("evaluate", "metrics", "evaluation", covers, needs, evaluate)
     covers = (settings.report.model_dump(mode="json"), settings.name, settings.seed)

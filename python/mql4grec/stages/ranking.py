@@ -56,7 +56,7 @@ class Ranker:
     @cached_property
     def combiner(self) -> Combiner:
         """What makes rankings of others, read and fitted when first asked for."""
-        return load_combiner(self.context)
+        return load_combiner(self.context, self.shop)
 
 
 def load_ranker(context: Context) -> Ranker:
@@ -186,6 +186,8 @@ def modalities_of(context: Context, ranking: str) -> Sequence[Modality]:
             wanted[name] = made_from
     if ranking not in wanted:
         raise ArtifactError(
-            f"`--ranking`: expected one of {list(wanted)}, got {ranking!r}; choose another"
+            f"`--ranking`: expected one of {list(wanted)}, got {ranking!r}; choose another "
+            "(`combined` needs `evaluation.combine`, `reranked` also `evaluation.rerank`, both no "
+            "list of `evaluation.files`)"
         )
     return wanted[ranking]
