@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from mql4grec import config
+from mql4grec.config import RecommenderSettings
 from mql4grec.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
@@ -108,3 +110,16 @@ def test_the_target_is_the_first_shop_unless_named(tmp_path: Path) -> None:
     path = written(tmp_path, SHOP)
     assert config.load(path).target.name == "A"
     assert config.load(path, overrides=["catalog.target=B"]).target.name == "B"
+
+
+def test_a_t5s_steps_over_children_are_no_graphs() -> None:
+    with pytest.raises(ValidationError) as caught:
+        RecommenderSettings(finetune={"graphs": True, "loss_over": "children"})
+    assert (
+        "`finetune.graphs`: expected false for a T5 with `loss_over: children`, whose steps cannot "
+        "be graphs, got true" in str(caught.value)
+    )
+    free = RecommenderSettings(
+        backbone="causal", finetune={"graphs": True, "loss_over": "children"}
+    )
+    assert free.finetune.graphs

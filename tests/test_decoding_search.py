@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -136,7 +137,8 @@ def test_an_exact_call_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     assert_same(found, expected)
 
 
-def test_level_normalisation_equals_brute_force() -> None:
+@pytest.mark.parametrize("normalise", ["level", "children"])
+def test_normalisation_equals_brute_force(normalise: Literal["level", "children"]) -> None:
     world = make_world(4)
     inputs = make_inputs(world)
     tokens = world.ids.codes[world.ids.present].astype(np.int64)
@@ -153,13 +155,22 @@ def test_level_normalisation_equals_brute_force() -> None:
         for level, (first, size) in enumerate(
             zip(world.vocabulary.first_code["text"], world.ids.n_codes, strict=True)
         ):
-            among = logits[:, level, first : first + size].log_softmax(dim=1)
+            among = logits[:, level, first : first + size]
+            if normalise == "children":
+                alike = (tokens[:, None, :level] == tokens[:, :level]).all(dim=2)  # (N, N)
+                after = torch.zeros(len(tokens), size, dtype=torch.bool)
+                item, other = alike.nonzero(as_tuple=True)
+                after[item, tokens[other, level] - first] = True
+                among = among.masked_fill(~after, -torch.inf)
+            among = among.log_softmax(dim=1)
             total += among.gather(1, tokens[:, level, None] - first)[:, 0]
         expected.append(total.numpy())
     scores = np.stack(expected)
+    if normalise == "children":
+        np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
     order = np.argsort(-scores, axis=1)
     rows = np.flatnonzero(world.ids.present)
-    by_level = Search(normalise="level")
+    by_level = Search(normalise=normalise)
     for n_beams in (len(rows), "all"):
         found = world.recommend(inputs, n_beams=n_beams, search=by_level)
         np.testing.assert_array_equal(found.items, rows[order])

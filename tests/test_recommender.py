@@ -66,6 +66,18 @@ def test_training_over_levels_learns(tmp_path: Path) -> None:
     assert min(losses) < losses[0] - 0.1
 
 
+def test_training_over_children_leaves_spelling_out(tmp_path: Path) -> None:
+    """What only one code can follow costs nothing, from the start; the rest is learnt."""
+    found = {}
+    for loss_over in ("level", "children"):
+        folder = tmp_path / loss_over
+        training.train(folder, epochs=6, loss_over=loss_over, dropout=0.0)
+        found[loss_over] = history(folder)["epochs"]
+    first, *_, last = found["children"]
+    assert first["valid_loss"] < found["level"][0]["valid_loss"] - 0.1
+    assert last["train_loss"] < first["train_loss"] - 0.02
+
+
 def test_training_learns_and_keeps_the_best_as_a_plain_transformers_folder(
     tmp_path: Path,
 ) -> None:

@@ -43,12 +43,44 @@ def network(one: Corpus, **values: object) -> T5ForConditionalGeneration:
     return model
 
 
+def slow_open(one: Corpus, labels: np.ndarray) -> np.ndarray:
+    """Tell what can follow in targets, by looking through all words that there are."""
+    words = [
+        [*word, one.vocabulary.eos]
+        for modality, tokens in one.tokens.items()
+        for word in tokens[one.present[modality]].tolist()
+    ]
+    is_open = np.zeros((*labels.shape, one.vocabulary.n_tokens), bool)
+    for row, target in enumerate(labels.tolist()):
+        for place, label in enumerate(target):
+            if label == IGNORED:
+                is_open[row, place] = True
+                continue
+            for word in words:
+                if word[:place] == target[:place] and (place or same_modality(one, word, target)):
+                    is_open[row, place, word[place]] = True
+    return is_open
+
+
+def same_modality(one: Corpus, word: list[int], target: list[int]) -> bool:
+    """Tell whether both begin with a first code of the same modality."""
+    return any(
+        {word[0], target[0]} <= set(range(firsts[0], firsts[0] + one.vocabulary.n_codes[which][0]))
+        for which, firsts in one.vocabulary.first_code.items()
+    )
+
+
 def slow_loss(
-    model: T5ForConditionalGeneration, batch: Batch, rivals: torch.Tensor | None = None
+    model: T5ForConditionalGeneration,
+    batch: Batch,
+    rivals: torch.Tensor | None = None,
+    is_open: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Give the summed loss by transformers' forward pass."""
     inputs, mask, labels = map(torch.from_numpy, vars(batch).values())
     logits = model(input_ids=inputs, attention_mask=mask, labels=labels).logits
+    if is_open is not None:
+        logits = logits.masked_fill(~torch.from_numpy(is_open), -torch.inf)
     if rivals is not None:
         own = rivals[labels.clamp(min=0)]
         logits = logits.masked_fill(own[:, :, None] != rivals, -torch.inf)
@@ -62,6 +94,7 @@ def loss_and_gradients(
     batch: Batch,
     *,
     rivals: torch.Tensor | None = None,
+    is_open: np.ndarray | None = None,
     dropout: Dropout | None = None,
     keep_padding: bool = False,
     multiplied: bool = False,
@@ -70,7 +103,7 @@ def loss_and_gradients(
     laid_out = lay_out(model, n_read=40, n_written=6, multiply_out=multiplied)  # too long
     assert laid_out.multiplied == multiplied
     own = laid_out.cast(torch.float32)
-    packed = pack(batch, start=0, device=CPU, keep_padding=keep_padding)
+    packed = pack(batch, start=0, device=CPU, keep_padding=keep_padding, is_open=is_open)
     loss = summed_loss(own, packed, rivals=rivals, dropout=dropout)
     model.zero_grad()
     torch.autograd.backward(laid_out.tensors(), torch.autograd.grad(loss, own.tensors()))
@@ -91,16 +124,17 @@ def assert_same_gradients(
 
 
 @pytest.mark.parametrize("way", ["plain", "keep_padding", "multiplied"])
-@pytest.mark.parametrize("loss_over", ["vocabulary", "level"])
+@pytest.mark.parametrize("loss_over", ["vocabulary", "level", "children"])
 def test_loss_and_all_gradients_are_those_of_transformers(way: str, loss_over: str) -> None:
     one = training.shop()
     model, batch = network(one).eval(), samples(one)
     rivals = group_by_level(one.vocabulary) if loss_over == "level" else None
-    expected = slow_loss(model, batch, rivals)
+    is_open = slow_open(one, batch.labels) if loss_over == "children" else None
+    expected = slow_loss(model, batch, rivals, is_open)
     expected.backward()
     slow = gradients(model)
     options = {} if way == "plain" else {way: True}
-    loss, own = loss_and_gradients(model, batch, rivals=rivals, **options)
+    loss, own = loss_and_gradients(model, batch, rivals=rivals, is_open=is_open, **options)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert_same_gradients(own, slow)
 
@@ -151,6 +185,19 @@ def test_the_loss_over_levels_is_that_of_decoding() -> None:
     loss, own = loss_and_gradients(model, batch, rivals=group_by_level(one.vocabulary))
     assert loss == pytest.approx(expected, rel=1e-5)
     assert all(bool(gradient.isfinite().all()) for gradient in own.values())
+
+
+@pytest.mark.parametrize("task", ["seqrec", "fusionseqrec", "item2image", "seqitem2image"])
+def test_open_tokens_equal_a_look_through_all_words(task: str) -> None:
+    one = training.shop()
+    found = language.training_samples(one, task, generator=np.random.default_rng(0))
+    rows = np.arange(0, len(found), 2)
+    batch = language.encode(one, found, rows)
+    branches = {modality: language.list_branches(one, modality) for modality in one.tokens}
+    is_open = language.open_tokens(one, found, rows, branches, width=batch.labels.shape[1])
+    np.testing.assert_array_equal(is_open, slow_open(one, batch.labels))
+    labels = np.where(batch.labels == IGNORED, 0, batch.labels)
+    assert np.take_along_axis(is_open, labels[:, :, None], axis=2).all()
 
 
 @pytest.mark.parametrize("multiply_out", [False, True])

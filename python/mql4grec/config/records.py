@@ -277,9 +277,10 @@ class TrainingSettings(Record):
     graphs: bool = False
     """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
     first, which takes a minute or two; a decoder-only model's are not."""
-    loss_over: Literal["vocabulary", "level"] = "vocabulary"
-    """Among which tokens a target token has its probability: all; or, as with
-    `decoding.normalise: level`, the codes of its level."""
+    loss_over: Literal["vocabulary", "level", "children"] = "vocabulary"
+    """Among which tokens a target token has its probability: all; or, as with the same value of
+    `decoding.normalise`, the codes of its level, or those that items go on with from there, so
+    that what the catalog can spell is nothing to learn."""
 
     @property
     def unused(self) -> set[str]:
@@ -322,6 +323,17 @@ class RecommenderSettings(Record):
             return {**data, "pretrain": PRETRAIN.model_dump(exclude_unset=True) | data["pretrain"]}
         return data
 
+    @model_validator(mode="after")
+    def _graphs_without_children(self) -> Self:
+        for name in ("pretrain", "finetune"):
+            training: TrainingSettings = getattr(self, name)
+            if self.backbone == "t5" and training.graphs and training.loss_over == "children":
+                raise ValueError(
+                    f"`{name}.graphs`: expected false for a T5 with `loss_over: children`, whose "
+                    "steps cannot be graphs, got true"
+                )
+        return self
+
 
 class DecodingSettings(Record):
     """Room `decoding`: beam search constrained by the trie."""
@@ -331,7 +343,9 @@ class DecodingSettings(Record):
     modality, but fills only 56 to 94 % of the twenty best items rightly, and fused rankings, which
     need both lists, less well; 50 take 2.0 to 2.5 times as long (`benches/RESULTS.md`)."""
     batch_size: Positive = 64  # users
-    normalise: Literal["vocabulary", "level"] = "vocabulary"  # what a code's probability is among
+    normalise: Literal["vocabulary", "level", "children"] = "vocabulary"
+    """What a code's probability is among, as `loss_over` of the trainings; always "children" with a
+    decoder-only model."""
     exact: bool = False  # search again, with twice the beams, where better items may be left
     graphs: bool = False  # on a CUDA device: launch a batch's kernels together, as a CUDA graph
 

@@ -14,7 +14,7 @@ from mql4grec.language.batches import (
     input_lengths,
     target_lengths,
 )
-from mql4grec.language.branches import Branches, list_branches
+from mql4grec.language.branches import Branches, list_branches, open_tokens
 from mql4grec.language.corpus import Corpus, build_corpus, join
 from mql4grec.language.samples import (
     Samples,
@@ -48,6 +48,7 @@ __all__ = [
     "list_branches",
     "make_stream",
     "most_tokens",
+    "open_tokens",
     "save_tokenizer",
     "shorten",
     "spell_items",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from mql4grec.config import Modality
 from mql4grec.language.corpus import Corpus
+from mql4grec.language.samples import ITEM_TASKS, Samples
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,39 @@ class Branches:
         """Tell which codes can follow the prefix of each item (n): bool (n, K)."""
         bits = self.bits[self.prefixes[items]]
         return np.unpackbits(bits, axis=1, count=self.n_codes).astype(np.bool_)
+
+
+def open_tokens(
+    corpus: Corpus,
+    samples: Samples,
+    rows: NDArray[np.int64],
+    branches: Mapping[Modality, Sequence[Branches]],
+    *,
+    width: int,
+) -> NDArray[np.bool_]:
+    """Tell which tokens items go on with at every place of some samples' targets.
+
+    Args:
+        corpus: That the samples are of.
+        samples: S samples.
+        rows: int64 (B,), which of them.
+        branches: By modality and level.
+        width: Tokens of the longest target, L codes and the end.
+
+    Returns:
+        bool (B, width, V). The end is certain after the last code; after it everything is open.
+    """
+    part, vocabulary = samples.take(rows), corpus.vocabulary
+    found = np.ones((len(part), width, vocabulary.n_tokens), bool)
+    for task, _, target, chosen in part.kinds():
+        events = part.target[chosen]
+        items = events if task in ITEM_TASKS else corpus.histories.items[events]
+        firsts = vocabulary.first_code[target]
+        found[chosen, : len(firsts) + 1] = False
+        for level, (first, after) in enumerate(zip(firsts, branches[target], strict=True)):
+            found[chosen, level, first : first + after.n_codes] = after.after(items)
+        found[chosen, len(firsts), vocabulary.eos] = True
+    return found
 
 
 def list_branches(corpus: Corpus, modality: Modality) -> list[Branches]:

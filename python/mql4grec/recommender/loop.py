@@ -45,7 +45,8 @@ class Loop:
         n_samples: Of one epoch, the same in all of them.
         rivals: Among which tokens a target token has its probability, as in `summed_loss`.
         words: Of all items, as `language.spell_items` gives them, for a decoder-only model.
-        branches: What can follow each prefix, by modality and level, for a decoder-only model.
+        branches: What can follow each prefix, by modality and level, for a decoder-only model, or a
+            loss over that.
         teacher: Has a share in a decoder-only model's answers.
         graphs: Steps on a GPU whose kernels are launched together; None: one by one.
         recordings: Of such steps.

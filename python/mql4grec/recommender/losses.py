@@ -60,17 +60,18 @@ def loss_of(
         return _causal_loss(loop, loop.model, epoch, rows, dropout=dropout, seed=seed)
     assert network is not None
     assert isinstance(epoch.samples, Samples)
-    return summed_loss(
-        network,
-        pack(
-            language.encode(loop.corpus, epoch.samples, rows),
-            start=loop.model.config.decoder_start_token_id,
-            device=device,
-            keep_padding=loop.keeps_padding,
-        ),
-        dropout=dropout,
-        rivals=loop.rivals,
+    batch, is_open = language.encode(loop.corpus, epoch.samples, rows), None
+    if loop.settings.loss_over == "children":
+        width = batch.labels.shape[1]
+        is_open = language.open_tokens(loop.corpus, epoch.samples, rows, loop.branches, width=width)
+    packed = pack(
+        batch,
+        start=loop.model.config.decoder_start_token_id,
+        device=device,
+        keep_padding=loop.keeps_padding,
+        is_open=is_open,
     )
+    return summed_loss(network, packed, dropout=dropout, rivals=loop.rivals)
 
 
 @torch.no_grad()

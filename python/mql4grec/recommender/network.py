@@ -33,13 +33,16 @@ def summed_loss(
         packed: B samples.
         dropout: None: nothing is dropped.
         rivals: Which group each token belongs to, int64 (V), as `group_by_level` gives it: a target
-            token has its probability among those of its group. None: among all tokens.
+            token has its probability among those of its group. None: among all tokens, or those
+            that are open.
     """
     hidden = _decode(network, packed, _encode(network, packed, dropout), dropout)
     logits = functional.linear(hidden, network.head)  # (S, V)
     if rivals is not None:
         own = rivals[packed.labels.clamp(min=0)]  # any group where a position does not count
         logits = logits.masked_fill(own[:, None] != rivals, -torch.inf)
+    if packed.open is not None:
+        logits = logits.masked_fill(~packed.open, -torch.inf)
     return functional.cross_entropy(logits.float(), packed.labels, reduction="sum")
 
 

@@ -42,6 +42,7 @@ class Packed:
         labels: int64 (S,).
         groups: Of samples with the same lengths, in order.
         written: Number and length of targets that lie side by side and are as long as each other.
+        open: Tokens among which each label has its probability, bool (S, V). None: not told.
         padding: 0 on a token and the least number on padding, float32 (B, 1, 1, n_read), where all
             samples are one group and were padded for that. None: there is no padding.
     """
@@ -51,10 +52,18 @@ class Packed:
     labels: Tensor
     groups: tuple[Group, ...]
     written: tuple[tuple[int, int], ...]
+    open: Tensor | None = None
     padding: Tensor | None = None
 
 
-def pack(batch: Batch, *, start: int, device: torch.device, keep_padding: bool) -> Packed:
+def pack(
+    batch: Batch,
+    *,
+    start: int,
+    device: torch.device,
+    keep_padding: bool,
+    is_open: NDArray[np.bool_] | None = None,
+) -> Packed:
     """Take the padding out of a batch and put it on a device.
 
     Args:
@@ -63,9 +72,10 @@ def pack(batch: Batch, *, start: int, device: torch.device, keep_padding: bool) 
         device: Where the T5 is.
         keep_padding: For a GPU, where attention's kernels, launched for every group, would take
             longer than a little padding.
+        is_open: bool (B, L+1, V), the tokens among which each label has its probability.
     """
     if keep_padding:
-        return _padded(batch, start=start, device=device)
+        return _padded(batch, start=start, device=device, is_open=is_open)
     n_read, n_written = batch.attention_mask.sum(axis=1), (batch.labels != IGNORED).sum(axis=1)
     order = np.lexsort((n_written, -n_read))
     labels, written = batch.labels[order], batch.labels[order] != IGNORED
@@ -77,10 +87,13 @@ def pack(batch: Batch, *, start: int, device: torch.device, keep_padding: bool) 
         labels=_put(labels[written], device),
         groups=tuple(Group(len([*same]), *each) for each, same in groupby(lengths)),
         written=tuple((len([*same]), length) for length, same in runs),
+        open=None if is_open is None else torch.from_numpy(is_open[order][written]).to(device),
     )
 
 
-def _padded(batch: Batch, *, start: int, device: torch.device) -> Packed:
+def _padded(
+    batch: Batch, *, start: int, device: torch.device, is_open: NDArray[np.bool_] | None
+) -> Packed:
     """Put a batch on a device as it is."""
     mask = batch.attention_mask
     padding = np.where(mask == 0, np.finfo(np.float32).min, np.float32(0))
@@ -91,6 +104,7 @@ def _padded(batch: Batch, *, start: int, device: torch.device) -> Packed:
         labels=_put(batch.labels.ravel(), device),
         groups=(Group(len(mask), mask.shape[1], batch.labels.shape[1]),),
         written=(batch.labels.shape,),
+        open=None if is_open is None else torch.from_numpy(is_open).flatten(0, 1).to(device),
         padding=torch.from_numpy(padding[:, None, None, :]).to(device),
     )
 

@@ -159,7 +159,9 @@ def prepare(
     rivals = None
     if settings.loss_over == "level":
         rivals = models.group_by_level(corpus.vocabulary).to(model.device)
-    branches = {m: language.list_branches(corpus, m) for m in MODALITIES} if whole else {}
+    branches = {}
+    if whole or settings.loss_over == "children":
+        branches = {m: language.list_branches(corpus, m) for m in MODALITIES}
     loop = Loop(
         model=model,
         optimizer=make_optimizer(model, lr=settings.lr, weight_decay=settings.weight_decay),
