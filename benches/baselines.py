@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mql4grec import baselines, evaluation, sasrec
 from mql4grec.baselines import Ranker
 from mql4grec.catalog import Histories
 from mql4grec.config import EvaluationSettings, SasrecSettings
-from mql4grec.decoding import EVERYTHING, Filters, Rankings
+from mql4grec.decoding import EVERYTHING, Filters
 from mql4grec.runtime import Journal, Runtime
 
 
@@ -78,10 +79,7 @@ def fit(
             journal=Told(),
         )
 
-        def ranker(inputs: Histories, *, top_k: int, filters: Filters = EVERYTHING) -> Rankings:
-            return sasrec.rank(network, inputs, top_k=top_k, filters=filters)
-
-        return ranker
+        return partial(sasrec.rank, network)
 
     ways: dict[str, Callable[[], Ranker]] = {
         "popular": lambda: baselines.fit_most_popular(training, n_items=n_items),

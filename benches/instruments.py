@@ -343,7 +343,7 @@ def rank(
         inputs=recommender.read_histories(model, shop.corpus, inputs, task=TASK[modality]),
         n_beams=n_beams,
         batch_size=1024 if shop.runtime.device == "cuda" else 64,
-        filters=decoding.Filters(without=inputs) if remove_seen else None,
+        filters=Filters(without=inputs) if remove_seen else None,
         runtime=shop.runtime,
     )
 

@@ -26,16 +26,7 @@ from mql4grec.stages.context import Context
 from mql4grec.stages.evaluation import evaluate
 from mql4grec.stages.groups import group_items
 
-VALUES = (
-    "evaluation.combine=[item_knn, text, ease]",
-    "evaluation.compare_seen=true",
-    "evaluation.rerank=true",
-    "embeddings.image.kind=none",
-    "recommender.finetune.tasks=[seqrec]",
-    "recommender.finetune.epochs=1",
-    "translator.epochs=2",
-    "sasrec.epochs=1",
-)
+VALUES = ("evaluation.combine=[item_knn, text, ease]", *tiny.RERANKED)
 NOTE = (
     "Most popular, Item-kNN, EASE\u1d3f, EASE\u1d3f with codes are fitted on the users' last but "
     "one events too, and what is combined or reranked knows these; papers leave them out. No last "

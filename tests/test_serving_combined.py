@@ -26,16 +26,7 @@ from mql4grec.runtime import SILENT
 from mql4grec.serving import ItemFilters
 from mql4grec.stages.ranking import Ranker
 
-VALUES = (
-    "evaluation.combine=[item_knn, text, ease_codes, sasrec]",
-    "evaluation.compare_seen=true",
-    "evaluation.rerank=true",
-    "embeddings.image.kind=none",
-    "recommender.finetune.tasks=[seqrec]",
-    "recommender.finetune.epochs=1",
-    "translator.epochs=2",
-    "sasrec.epochs=1",
-)
+VALUES = ("evaluation.combine=[item_knn, text, ease_codes, sasrec]", *tiny.RERANKED)
 PLACES = {False: "rankings", True: "rankings/seen_removed"}
 
 
@@ -379,40 +370,6 @@ def test_trees_that_are_gone_or_broken(run: Ranker, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ArtifactError, match="no such file"):
         read_learnt(tmp_path, "x", describes=nowhere)
-
-
-def slow_closed(filters: Filters, user: int, item: int) -> bool:
-    if filters.masks is not None:
-        mask = filters.masks[0 if filters.mask_of is None else filters.mask_of[user]]
-        if not mask[item]:
-            return True
-    if filters.only is not None and item not in filters.only.of(user):
-        return True
-    return filters.without is not None and item in filters.without.of(user)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_closed_items_equal_a_slow_twin(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    n_users, n_items = 9, 12
-
-    def lists() -> Any:
-        sizes = generator.integers(0, 8, n_users)
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        items = generator.integers(0, n_items, offsets[-1]).astype(np.int32)
-        return serving.Histories(offsets, items)
-
-    filters = Filters(
-        masks=generator.random((1 + seed % 3, n_items)) < 0.7 if seed % 2 else None,
-        mask_of=generator.integers(0, 1 + seed % 3, n_users) if seed % 2 else None,
-        only=lists() if seed & 2 else None,
-        without=lists() if seed & 4 else None,
-    )
-    filters.check(n_users=n_users, n_items=n_items)
-    items = np.flatnonzero(generator.random(n_items) < 0.7).astype(np.int32)
-    closed = filters.closed(2, 7, items=items)
-    expected = [[slow_closed(filters, user, item) for item in items] for user in range(2, 7)]
-    assert closed.tolist() == expected
 
 
 def test_where_nothing_is_left_lists_are_empty(run: Ranker) -> None:

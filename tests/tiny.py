@@ -48,6 +48,16 @@ TINY = (
     "runtime.device=cpu",
 )
 
+RERANKED = (  # with it and a list of rankings to combine: texts alone, two ways, trees
+    "evaluation.compare_seen=true",
+    "evaluation.rerank=true",
+    "embeddings.image.kind=none",
+    "recommender.finetune.tasks=[seqrec]",
+    "recommender.finetune.epochs=1",
+    "translator.epochs=2",
+    "sasrec.epochs=1",
+)
+
 
 def overrides(folder: Path, *more: str) -> list[str]:
     """Give `--set` values of a tiny run in `folder`."""

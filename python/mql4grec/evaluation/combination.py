@@ -205,12 +205,13 @@ def _without_chance(rivals: _Rivals) -> tuple[Parts, dict[int, tuple[float, floa
     n_lists = len(rivals.margins) - 1
     best = _best_of_each(rivals, n_lists=n_lists)
 
-    def ndcg(lists: frozenset[int]) -> NDArray[np.float64]:
-        """Give each user's NDCG@10, (U,), by the best weights that no other list has a part in."""
-        return rivals.ndcg(choose(lists))
-
     def choose(lists: frozenset[int]) -> Parts:
+        """Give the best weights that no other list has a part in."""
         return max((order, parts) for used, (order, parts) in best.items() if used <= lists)[1]
+
+    def ndcg(lists: frozenset[int]) -> NDArray[np.float64]:
+        """Give each user's NDCG@10 by these, (U,)."""
+        return rivals.ndcg(choose(lists))
 
     kept, gains = frozenset(range(n_lists)), dict[int, tuple[float, float]]()
     while len(kept) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from mql4grec import artifacts, baselines, evaluation
 from mql4grec.baselines import Ranker
 from mql4grec.catalog import Catalog, Histories
 from mql4grec.config import MODALITIES, Modality, Settings
-from mql4grec.decoding import EVERYTHING, Filters, Rankings
+from mql4grec.decoding import Filters, Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.stages.context import SEEN, Context, ways_of
 from mql4grec.stages.groups import Groups, group_items
@@ -70,11 +71,7 @@ def fit_on(context: Context, shop: Catalog, groups: Groups | None, *, n_held_out
         from mql4grec import sasrec
 
         network = sasrec.load(context.folder / "sasrec", runtime=context.runtime)
-
-        def ranker(inputs: Histories, *, top_k: int, filters: Filters = EVERYTHING) -> Rankings:
-            return sasrec.rank(network, inputs, top_k=top_k, filters=filters)
-
-        rankers["sasrec"] = ranker
+        rankers["sasrec"] = partial(sasrec.rank, network)
     return Fitted(rankers, evaluation.occurrences(training, n_items=shop.n_items))
 
 
