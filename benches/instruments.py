@@ -66,9 +66,9 @@ from mql4grec.config import (
 from mql4grec.decoding import EVERYTHING, Filters, ItemTrie, Rankings
 from mql4grec.language import Corpus
 from mql4grec.recommender import Model, Teacher, steps, training
+from mql4grec.recommender.binned import PIECES
 from mql4grec.recommender.epochs import draw_epoch
 from mql4grec.recommender.graphs import Recordings
-from mql4grec.recommender.padded import PIECES
 from mql4grec.runtime import SILENT, Runtime, describe_machine, start
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "instruments.yaml"
@@ -123,11 +123,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(figures, indent=2), flush=True)
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-            device = re.sub(r"[^a-z0-9]+", "-", machine.split(",")[0].lower()).strip("-")
-            path = options.out / f"instruments-{device}.json"
+            path = options.out / f"instruments-{device_name(machine)}.json"
             path.write_text(json.dumps(figures, indent=2) + "\n")
         if figures[name]["same_items"] < SAME_ITEMS:
             raise SystemExit(f"{name}: expected the items of a CPU, got {figures[name]}")
+
+
+def device_name(machine: str) -> str:
+    """Give the name of a machine's device as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", machine.split(",")[0].lower()).strip("-")
 
 
 def models(n_layers: int | None, *, on_gpu: bool) -> dict[str, RecommenderSettings]:

@@ -38,7 +38,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,20 +202,30 @@ class World:
 
     def theirs(self, size: int, *, n_unused: int) -> None:
         """Train the authors' way."""
-        model = self.build(n_unused=n_unused).train()
+        for _ in self.their_steps(size, n_unused=n_unused):
+            pass
+
+    def their_steps(
+        self, size: int, *, n_unused: int, device: str = "cpu", bf16: bool = False
+    ) -> Iterator[torch.Tensor]:
+        """Do optimizer steps the authors' way; gives the loss of each step's last batch."""
+        model = self.build(n_unused=n_unused).train().to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
         loader = torch.utils.data.DataLoader(
             list(range(self.n_samples)), batch_size=size, collate_fn=self.collate
         )
         n_batches, losses = STEP // size, []
         for number, batch in enumerate(loader, start=1):
-            loss = model(**batch).loss / n_batches
+            given = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                loss = model(**given).loss / n_batches
             loss.backward()
             losses.append(loss.item())
             if number % n_batches == 0 or number == len(loader):
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
+                yield loss.detach() * n_batches
 
     def ours(self, size: int, *, precision: str) -> None:
         """Train ours for an epoch of as many samples."""

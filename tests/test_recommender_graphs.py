@@ -17,17 +17,18 @@ import tiny_training as training
 from mql4grec import language, recommender
 from mql4grec.config import MODALITIES, PAPER_TASKS, Task
 from mql4grec.language import Corpus
-from mql4grec.recommender import causal_steps, choices, t5_steps
+from mql4grec.recommender import causal_steps, choices
 from mql4grec.recommender import training as loops
+from mql4grec.recommender.binned import PIECES, compile_pieces
+from mql4grec.recommender.bins import aligned, fill_bins, make_batch, put_samples
 from mql4grec.recommender.causal_steps import CausalSteps, put_lookups
-from mql4grec.recommender.dropout import RandomDropout
+from mql4grec.recommender.dropout import HashedDropout, RandomDropout
 from mql4grec.recommender.epochs import cut, draw_epoch
 from mql4grec.recommender.graphs import Recordings
 from mql4grec.recommender.loop import Loop
 from mql4grec.recommender.model import group_by_level
-from mql4grec.recommender.padded import PIECES, compile_pieces
 from mql4grec.recommender.steps import take_step, with_graphs
-from mql4grec.recommender.t5_steps import T5Steps, put_samples
+from mql4grec.recommender.t5_steps import T5Steps
 from mql4grec.runtime import SILENT, Runtime
 from test_recommender_network import assert_same_gradients, gradients, network, slow_loss
 
@@ -67,22 +68,61 @@ def steps(
     return T5Steps(model, put_samples(one, samples, tasks, device=CPU), **given)
 
 
+@pytest.mark.parametrize(("width", "n_slots"), [(20, 1), (20, 3), (24, 8), (90, 5)])
+def test_bins_hold_every_sample_once(width: int, n_slots: int) -> None:
+    lengths = np.random.default_rng(width).integers(1, 21, size=300)
+    bins = fill_bins(lengths, width=width, n_slots=n_slots)
+    samples, begins = bins[..., 0], bins[..., 1]
+    np.testing.assert_array_equal(np.sort(samples[samples >= 0]), np.arange(300))
+    assert (samples[:, 0] >= 0).all()
+    assert (begins[samples < 0] == width).all()
+    for held, first in zip(samples, begins, strict=True):
+        sizes = lengths[held[held >= 0]]
+        np.testing.assert_array_equal(first[: len(sizes)], np.cumsum(sizes) - sizes)
+        assert sizes.sum() <= width
+    if n_slots == 8:
+        assert lengths.sum() > 0.9 * width * len(bins)
+
+
+def test_no_samples_fill_no_bins() -> None:
+    assert fill_bins(np.zeros(0, np.int64), width=8, n_slots=2).shape == (0, 2, 2)
+
+
 @pytest.mark.parametrize("lacking", [{}, {"no_text": (2, 5), "no_image": (5, 7)}])
-def test_batches_of_the_device_are_those_of_the_host(lacking: dict[str, tuple[int, ...]]) -> None:
+def test_what_is_in_bins_are_the_batches_of_the_host(lacking: dict[str, tuple[int, ...]]) -> None:
     one = tiny.corpus(tiny.random_histories(40, 12, seed=3), seed=3, **lacking)
     samples = samples_of(one)
     found = put_samples(one, samples, ALL, device=CPU)
     rows = np.random.default_rng(1).permutation(len(samples))[:300]
     batch = language.encode(one, samples, rows)
-    width = batch.input_ids.shape[1]
-    inputs, labels = found.batch(torch.from_numpy(rows), n_read=width + 3)
-    np.testing.assert_array_equal(inputs[:, :width], batch.input_ids)
-    assert (inputs[:, width:] == one.vocabulary.pad).all()
-    np.testing.assert_array_equal(labels[:, : batch.labels.shape[1]], batch.labels)
-    assert (labels[:, batch.labels.shape[1] :] == language.IGNORED).all()
-    inputs, labels = found.batch(torch.tensor([len(samples)]), n_read=5)
-    assert (inputs == one.vocabulary.pad).all()
-    assert (labels == language.IGNORED).all()
+    lengths = batch.attention_mask.sum(axis=1)
+    width, n_slots, n_written = int(lengths.max()) + 3, 4, found.n_written
+    bins = fill_bins(lengths, width=width, n_slots=n_slots)
+    held = np.where(bins[..., 0] < 0, -1, rows[bins[..., 0]])
+    empty = np.array([[[-1, 0]] * n_slots])  # a bin that stands for none
+    given = np.concatenate([np.stack([held, bins[..., 1]], axis=2), empty])
+    binned = make_batch(found, torch.from_numpy(given), width=width)
+    n_found = 0
+    for r, slot in np.argwhere(bins[..., 0] >= 0):
+        row = bins[r, slot, 0]
+        own = binned.slots[r] == slot
+        np.testing.assert_array_equal(
+            binned.inputs[r][own], batch.input_ids[row][batch.attention_mask[row] == 1]
+        )
+        n_found += int(own.sum())
+        own = slice(slot * n_written, (slot + 1) * n_written)
+        target = np.full(n_written, language.IGNORED)
+        target[: batch.labels.shape[1]] = batch.labels[row]
+        np.testing.assert_array_equal(binned.labels[r, own], target)
+        before = np.concatenate([[0], np.where(target < 0, 0, target)[:-1]])  # 0 is padding
+        np.testing.assert_array_equal(binned.before[r, own], before)
+    rest = binned.slots == n_slots
+    assert n_found == lengths.sum() == (~rest).sum()
+    assert (binned.inputs[rest] == one.vocabulary.pad).all()
+    assert rest[-1].all()
+    width = aligned(n_slots * n_written)
+    assert binned.labels.shape == binned.before.shape == (len(given), width)
+    assert (binned.labels != language.IGNORED).sum() == (batch.labels != language.IGNORED).sum()
 
 
 @pytest.mark.parametrize("sampling", ["prefixes", "windows"])
@@ -209,28 +249,53 @@ def test_dropout_keeps_the_mean() -> None:
     assert kept.float().mean().item() * masks.scale == pytest.approx(1, abs=0.005)
 
 
-def test_micro_batches_are_filled_up_to_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(t5_steps, "WIDTHS", (6, 12, 24))
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_hashed_masks_are_as_good_as_drawn_ones(rate: float) -> None:
+    """Neither row nor column, neighbours or another seed tell what is dropped."""
+    masks, shape = HashedDropout(rate), (512, 1024)
+    seeds = [0, 1, 2, -1, 123_456_789, -(2**31), 2**31 - 1, 1 << 16]
+    drawn = [masks.mask(torch.ones(shape), torch.tensor(seed, dtype=torch.int32)) for seed in seeds]
+    own = (1 - rate) * rate  # of a drawn one, variance
+    for each in drawn:
+        assert set(each.unique().tolist()) == {0.0, 1.0}
+        assert abs(each.mean().item() - (1 - rate)) < 5 * (own / each.numel()) ** 0.5
+        for dim in (0, 1):
+            means = each.mean(dim)
+            assert means.var().item() == pytest.approx(own / shape[dim], rel=0.25)
+        flat = each.flatten() - (1 - rate)
+        for shift in (1, 2, 4, 64, 128, 1024, 4096):
+            along = (flat[shift:] * flat[:-shift]).mean().item() / own
+            assert abs(along) < 5 / each.numel() ** 0.5
+    centred = torch.stack(drawn).flatten(1) - (1 - rate)
+    between = centred @ centred.T / (own * centred.shape[1])
+    between.fill_diagonal_(0)
+    assert between.abs().max().item() < 5 / centred.shape[1] ** 0.5
+
+
+def test_all_or_nothing_is_dropped() -> None:
+    seed = torch.tensor(5, dtype=torch.int32)
+    assert not HashedDropout(1.0).mask(torch.ones(1000), seed).any()
+    assert HashedDropout(0.0).mask(torch.ones(1000), seed).all()
+
+
+def test_micro_batches_are_filled_up_to_few_shapes() -> None:
     one = training.shop(n_users=60)
-    tasks: tuple[Task, ...] = ("seqrec", "seqimage")
-    found = steps(network(one), one, tasks)
-    epoch = draw_epoch(one, tasks, seed=0, stage="finetune", number=0)
+    found = steps(network(one), one)
+    epoch = draw_epoch(one, ALL, seed=0, stage="finetune", number=0)
     found.begin()
-    for rows in cut(epoch, epoch.order, micro_batch_size=50, n_processes=1, widths=(6, 12)):
-        found.add(rows, longest=int(epoch.input_lengths[rows].max()), seed=0)
-    assert set(found._rows) == {(64, 6), (64, 12), (64, 16)}  # 16 tokens are the longest
+    for rows in cut(epoch, epoch.order, micro_batch_size=100, n_processes=1, is_sorted=False):
+        found.add(rows, longest=0, seed=0)
+    shapes = set(found._rows)
+    assert len(shapes) <= 3  # the last micro-batch is a small one
+    assert {(n % 16, width) for n, width in shapes} == {(0, 72)}  # 69 tokens are the most
 
 
-def test_no_micro_batch_has_two_widths() -> None:
+def test_micro_batches_that_are_not_sorted_are_as_they_come() -> None:
     one = training.shop(n_users=60)
     epoch = draw_epoch(one, ("seqrec",), seed=0, stage="finetune", number=0)
-    parts = cut(epoch, epoch.order, micro_batch_size=30, n_processes=1, widths=(5, 11))
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(epoch.samples)))
-    for rows in parts:
-        lengths = epoch.input_lengths[rows]
-        assert 0 < len(rows) <= 30
-        assert len(set(np.searchsorted([5, 11], lengths))) == 1
-    assert len({int(np.searchsorted([5, 11], epoch.input_lengths[p[0]])) for p in parts}) == 3
+    parts = cut(epoch, epoch.order, micro_batch_size=30, n_processes=1, is_sorted=False)
+    np.testing.assert_array_equal(np.concatenate(parts), epoch.order)
+    assert {len(part) for part in parts[:-1]} == {30}
 
 
 def with_graphs_of_all(monkeypatch: pytest.MonkeyPatch) -> None:

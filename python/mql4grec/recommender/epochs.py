@@ -146,22 +146,18 @@ def cut(
     *,
     micro_batch_size: int,
     n_processes: int,
-    widths: Sequence[int] = (),
+    is_sorted: bool = True,
 ) -> list[NDArray[np.int64]]:
-    """Cut the samples of one optimizer step into micro-batches of similar length, longest first.
+    """Cut the samples of one optimizer step into micro-batches.
 
-    The gradient of the step is a sum over its samples, so their order is free, and sorting leaves
-    little padding. No micro-batch has inputs on both sides of one of `widths`, in tokens. Process r
-    takes the micro-batches r, r + n_processes, ...
+    The gradient of the step is a sum over its samples, so their order is free: sorted they are of
+    similar length, longest first, which leaves little padding. Process r takes the micro-batches
+    r, r + n_processes, ...
     """
-    ordered = rows[np.argsort(-epoch.input_lengths[rows], kind="stable")]
+    if is_sorted:
+        rows = rows[np.argsort(-epoch.input_lengths[rows], kind="stable")]
     size = min(micro_batch_size, -(-len(rows) // n_processes))
-    ends = np.searchsorted(-epoch.input_lengths[ordered], -np.array(widths, np.int64))
-    return [
-        part[first : first + size]
-        for part in np.split(ordered, np.unique(ends))
-        for first in range(0, len(part), size)
-    ]
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
 def dropout_seed(*, seed: int, stage: Stage, step: int, micro_batch: int) -> int:

@@ -79,7 +79,13 @@ def _aside(work: Work) -> None:
 
 
 class GraphSteps(ABC):
-    """The losses and gradients of a model's optimizer steps; nothing in them waits for the host."""
+    """The losses and gradients of a model's optimizer steps; nothing in them waits for the host.
+
+    Attributes:
+        sorts: Whether samples of similar length should share a micro-batch.
+    """
+
+    sorts = True
 
     def __init__(self, model: nn.Module, recordings: Recordings) -> None:
         """Record nothing yet.
@@ -109,7 +115,7 @@ class GraphSteps(ABC):
 
         Args:
             rows: int64 (B,), of the epoch's samples.
-            longest: Tokens, or items, of the longest input among them.
+            longest: Tokens, or items, of the longest input among them, if they are sorted.
             seed: Of what is drawn.
         """
 
@@ -126,7 +132,13 @@ class GraphSteps(ABC):
         return self._loss.clone()
 
     def _do_pass(self, rows: Tensor, width: int, *, seed: int) -> None:
-        """Do the pass of some samples, which reads them where the last ones of its shape were."""
+        """Do the pass of some samples, which reads them where the last ones of its shape were.
+
+        Args:
+            rows: int64, as many samples or bins of samples as its first size.
+            width: Of their inputs.
+            seed: Of what is drawn.
+        """
         shape, device = (len(rows), width), self._loss.device
         own = self._rows.setdefault(shape, torch.empty_like(rows, device=device))
         pinned = rows.pin_memory() if device.type == "cuda" else rows  # read without waiting
@@ -136,7 +148,7 @@ class GraphSteps(ABC):
 
     @abstractmethod
     def _pass(self, n: int, width: int) -> None:
-        """Add loss and gradients of the `n` samples that lie in `_rows`."""
+        """Add loss and gradients of the `n` samples or bins that lie in `_rows`."""
 
     @abstractmethod
     def _gather(self) -> None:

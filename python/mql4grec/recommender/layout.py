@@ -5,17 +5,23 @@ Laid out and cast once for all forward passes of an optimizer step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from mql4grec.recommender import multiplied
+
+
+class Change(Protocol):
+    """Makes another tensor of one, in the precision of the products or not."""
+
+    def __call__(self, tensor: Tensor, *, is_rounded: bool) -> Tensor:
+        """Change."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +97,39 @@ class Network:
 
     def tensors(self) -> list[Tensor]:
         """List all tensors that a pass uses, always in the same order."""
-        layers = [*self.encoder, *self.decoder]
-        ends = [self.embedding, self.encoder_bias, self.decoder_bias, self.head]
-        kv = [] if self.multiplied else [self.cross_kv]
-        return [*ends, *kv, *(matrix for layer in layers for matrix in layer.matrices())]
+        found: list[Tensor] = []
+
+        def take(tensor: Tensor, *, is_rounded: bool) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.change(take)
+        return found
 
     def cast(self, dtype: torch.dtype) -> Network:
         """Copy the matrices in a precision; the copies have gradients of their own."""
 
-        def copy(tensor: Tensor, to: torch.dtype = dtype) -> Tensor:
-            return tensor.detach().to(to).requires_grad_()
+        def copy(tensor: Tensor, *, is_rounded: bool) -> Tensor:
+            return tensor.detach().to(dtype if is_rounded else torch.float32).requires_grad_()
 
+        return self.change(copy)
+
+    def change(self, change: Change) -> Network:
+        """Give the network with every tensor that a pass uses changed, always in the same order.
+
+        Args:
+            change: Told of each whether it is of the precision of the products.
+        """
+        product = partial(change, is_rounded=True)
         return replace(
             self,
-            embedding=copy(self.embedding, torch.float32),
-            encoder_bias=copy(self.encoder_bias, torch.float32),
-            decoder_bias=copy(self.decoder_bias, torch.float32),
-            encoder=tuple(layer.change(copy) for layer in self.encoder),
-            decoder=tuple(layer.change(copy) for layer in self.decoder),
-            cross_kv=copy(self.cross_kv),
-            head=copy(self.head),
+            embedding=change(self.embedding, is_rounded=False),
+            encoder_bias=change(self.encoder_bias, is_rounded=False),
+            decoder_bias=change(self.decoder_bias, is_rounded=False),
+            head=product(self.head),
+            cross_kv=self.cross_kv if self.multiplied else product(self.cross_kv),
+            encoder=tuple(layer.change(product) for layer in self.encoder),
+            decoder=tuple(layer.change(product) for layer in self.decoder),
         )
 
 
@@ -138,15 +157,15 @@ def lay_out(
     encoder, decoder = parts.encoder.block, parts.decoder.block
     later = torch.ones(n_written, n_written, dtype=torch.bool, device=model.device).triu(1)
     bias = decoder[0].layer[0].SelfAttention.compute_bias(n_written, n_written)[0]
-    make_layer, cross_kv = _layer, fold_cross_kv(model)
+    make_layers, cross_kv = _layers, fold_cross_kv(model)
     if multiply_out:
-        make_layer, cross_kv = partial(_multiplied, model), cross_kv[:0]
+        make_layers, cross_kv = partial(_multiplied, model), cross_kv[:0]
     return Network(
         embedding=parts.shared.weight,
         encoder_bias=encoder[0].layer[0].SelfAttention.compute_bias(n_read, n_read)[0],
         decoder_bias=bias.masked_fill(later, -torch.inf),
-        encoder=tuple(make_layer(block) for block in encoder),
-        decoder=tuple(make_layer(block) for block in decoder),
+        encoder=make_layers(encoder),
+        decoder=make_layers(decoder),
         cross_kv=cross_kv,
         head=fold_head(model),
         n_heads=config.num_heads,
@@ -190,25 +209,39 @@ def fold_attention(block: Any) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     return qkv * own.layer_norm.weight, attention.o.weight, cross
 
 
-def _layer(block: Any) -> Layer:
-    qkv, out, cross = fold_attention(block)
-    last = block.layer[-1]
-    dense = last.DenseReluDense
-    return Layer(
-        qkv=qkv,
-        out=out,
-        inner=dense.wi.weight * last.layer_norm.weight,
-        outer=dense.wo.weight,
-        cross=cross,
+def _layers(blocks: Sequence[Any]) -> tuple[Layer, ...]:
+    layers = []
+    for block in blocks:
+        qkv, out, cross = fold_attention(block)
+        norm, dense = block.layer[-1].layer_norm, block.layer[-1].DenseReluDense
+        layers.append(
+            Layer(
+                qkv=qkv,
+                out=out,
+                inner=dense.wi.weight * norm.weight,
+                outer=dense.wo.weight,
+                cross=cross,
+            )
+        )
+    return tuple(layers)
+
+
+def _multiplied(model: Any, blocks: Sequence[Any]) -> tuple[Layer, ...]:
+    """Lay layers out with attention multiplied out, all together: few and larger operations."""
+    own, *between, last = zip(*(block.layer for block in blocks), strict=True)
+    norms = torch.stack([part.layer_norm.weight for part in own])
+    attentions = [part.SelfAttention for part in own]
+    asks, tells = multiplied.multiply_out(attentions, asking=norms, asked=norms)
+    crosses: list[Tensor] = []
+    for parts in between:  # of the decoder one
+        norms = torch.stack([part.layer_norm.weight for part in parts])
+        attentions, read = [part.EncDecAttention for part in parts], model.encoder.final_layer_norm
+        crosses += multiplied.multiply_out(attentions, asking=norms, asked=read.weight[None])
+    norms = torch.stack([part.layer_norm.weight for part in last])
+    inner = torch.stack([part.DenseReluDense.wi.weight for part in last]) * norms[:, None]
+    outer = [part.DenseReluDense.wo.weight for part in last]
+    columns = (asks, tells, inner, outer, *crosses)
+    return tuple(
+        Layer(qkv, out, inner, outer, tuple(cross))
+        for qkv, out, inner, outer, *cross in zip(*columns, strict=True)
     )
-
-
-def _multiplied(model: Any, block: Any) -> Layer:
-    own, *between, _ = block.layer
-    weight, read = own.layer_norm.weight, model.encoder.final_layer_norm.weight
-    asks, tells = multiplied.multiply_out(own.SelfAttention, asking=weight, asked=weight)
-    cross = [
-        multiplied.multiply_out(each.EncDecAttention, asking=each.layer_norm.weight, asked=read)
-        for each in between
-    ]
-    return replace(_layer(block), qkv=asks, out=tells, cross=tuple(chain(*cross)))

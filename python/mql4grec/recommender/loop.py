@@ -18,7 +18,6 @@ from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.epochs import Epoch, Stage, cut, draw_epoch
 from mql4grec.recommender.graphs import GraphSteps, Recordings
 from mql4grec.recommender.model import Model
-from mql4grec.recommender.t5_steps import WIDTHS
 from mql4grec.recommender.teacher import Teacher
 from mql4grec.runtime import Journal, Runtime
 
@@ -105,7 +104,12 @@ class Loop:
         )
 
     def cut(
-        self, epoch: Epoch, rows: NDArray[np.int64], *, at_least: int = 1
+        self,
+        epoch: Epoch,
+        rows: NDArray[np.int64],
+        *,
+        at_least: int = 1,
+        is_sorted: bool = True,
     ) -> list[NDArray[np.int64]]:
         """Cut rows of an epoch into micro-batches, of `at_least` so many."""
         return cut(
@@ -113,7 +117,7 @@ class Loop:
             rows,
             micro_batch_size=max(self.settings.micro_batch_size, at_least),
             n_processes=self.processes.num_processes,
-            widths=WIDTHS if self.graphs and self.tasks else (),
+            is_sorted=is_sorted,
         )
 
     def total(self, *values: float) -> tuple[float, ...]:

@@ -25,26 +25,33 @@ from mql4grec.recommender.dropout import Dropout
 Sizes = Sequence[tuple[int, int]]  # number and length of the sequences of each group
 
 
-def multiply_out(attention: Any, *, asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply a T5 attention's projections, in a way that gradients find their way back.
+def multiply_out(
+    attentions: Sequence[Any], *, asking: Tensor, asked: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Multiply the projections of L attentions out, in a way that gradients find their way back.
 
     Args:
-        attention: Of transformers, with H heads.
-        asking: Weights of the norm before the queries (D,).
-        asked: Weights of the norm before keys and values (D,).
+        attentions: Of transformers, alike, with H heads.
+        asking: Weights of the norms before the queries (L, D).
+        asked: Weights of the norms before keys and values (L, D), or (1, D) of one for all.
 
     Returns:
-        What turns normed states into queries to normed states (H * D, D), and what turns the
-        states seen into the attention's result (D, H * D).
+        What turns normed states into queries to normed states (L, H * D, D), and what turns the
+        states seen into the attention's result (L, D, H * D).
     """
-    width, n_heads = len(asking), attention.n_heads
+    n, width = asking.shape
+    n_heads = attentions[0].n_heads
     queries, keys, values = (
-        (part.weight * norm).view(n_heads, -1, width)  # (H, d_kv, D)
-        for part, norm in ((attention.q, asking), (attention.k, asked), (attention.v, asked))
+        (torch.stack([getattr(each, name).weight for each in attentions]) * norms[:, None])
+        .unflatten(1, (n_heads, -1))  # (L, H, d_kv, D)
+        .flatten(0, 1)
+        for name, norms in (("q", asking), ("k", asked), ("v", asked))
     )
-    back = attention.o.weight.view(width, n_heads, -1).transpose(0, 1)  # (H, D, d_kv)
-    told = torch.bmm(back, values)  # (H, D, D)
-    return torch.bmm(keys.mT, queries).flatten(0, 1), told.transpose(0, 1).flatten(1)
+    back = torch.stack([each.o.weight for each in attentions])
+    back = back.view(n, width, n_heads, -1).transpose(1, 2).flatten(0, 1)  # (L * H, D, d_kv)
+    told = torch.bmm(back, values).view(n, n_heads, width, width)
+    asks = torch.bmm(keys.mT, queries).view(n, n_heads * width, width)
+    return asks, told.transpose(1, 2).flatten(2)
 
 
 def norm(hidden: Tensor, *, eps: float, dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,8 @@ from torch import Tensor
 from mql4grec import language
 from mql4grec.errors import ConfigError
 from mql4grec.language import Samples
+from mql4grec.recommender.binned import Pieces, compile_pieces
+from mql4grec.recommender.bins import put_samples
 from mql4grec.recommender.causal import CausalModel
 from mql4grec.recommender.causal_steps import CausalSteps, put_lookups
 from mql4grec.recommender.epochs import Epoch, dropout_seed
@@ -28,8 +30,7 @@ from mql4grec.recommender.graphs import GraphSteps, Recordings
 from mql4grec.recommender.loop import Loop
 from mql4grec.recommender.losses import lay_out_for, loss_of
 from mql4grec.recommender.model import Model
-from mql4grec.recommender.padded import Pieces, compile_pieces
-from mql4grec.recommender.t5_steps import T5Steps, put_samples
+from mql4grec.recommender.t5_steps import T5Steps
 
 MAX_GRAD_NORM = 1.0  # the default of the Trainer that the authors use
 
@@ -77,7 +78,7 @@ def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int)
         This process's part of the loss, summed over target tokens, float64 on the device.
     """
     n_tokens = max(int(epoch.target_lengths[rows].sum()), 1)  # their items may all lack codes
-    micro_batches = loop.cut(epoch, rows)
+    micro_batches = loop.cut(epoch, rows, is_sorted=loop.graphs is None or loop.graphs.sorts)
     add = _add_gradients if loop.graphs is None else _add_by_graphs
     summed = add(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)
     parameters = list(loop.model.parameters())

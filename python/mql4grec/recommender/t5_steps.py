@@ -1,73 +1,39 @@
 """Optimizer steps of a T5 on a GPU, as graphs.
 
-A graph has fixed shapes and addresses, so that micro-batches are filled up to a few widths and to a
-multiple of rows. Batches are made on the device: the host only says which samples they have. The
-weights are laid out and cast once a step.
+A graph has fixed shapes and addresses. A micro-batch's samples lie in bins of one width, and a few
+bins are empty, so that their number is one of few. Batches are made on the device: the host only
+says where which sample lies. The weights are laid out and cast once a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
 from mql4grec import language
-from mql4grec.config import Task
-from mql4grec.language import IGNORED, Corpus, Stream
-from mql4grec.recommender.dropout import RandomDropout
+from mql4grec.language import Corpus
+from mql4grec.recommender.binned import Pieces, summed_loss
+from mql4grec.recommender.bins import DeviceSamples, aligned, fill_bins, make_batch
+from mql4grec.recommender.dropout import HashedDropout
 from mql4grec.recommender.epochs import Epoch
 from mql4grec.recommender.graphs import GraphSteps, Recordings
-from mql4grec.recommender.layout import Network, lay_out
-from mql4grec.recommender.padded import Pieces, summed_loss
+from mql4grec.recommender.layout import Network, lay_out, multiplying_pays
 
-# Tokens of an input. Fewer widths would be more padding, more of them more launches. Of the samples
-# of Instruments 63 % have 16 tokens at most, 12 % more than 40, and the longest 85.
-WIDTHS = (16, 40, 100, 250, 625, 1562, 3906)
-WIDTH_STEP, ROW_STEP = 8, 64  # what a micro-batch is filled up to
-
-
-@dataclass(frozen=True)
-class DeviceSamples:
-    """Samples on a device.
-
-    Attributes:
-        stream: What they are parts of.
-        tokens: Its tokens, int32 (N,).
-        spans: int64 (S + 1, 6), as `language.find_spans` gives them; the last is of no sample.
-        n_written: Tokens of the longest target.
-        pad: Token id of padding, which every target starts from.
-        eos: Token id of the end.
-    """
-
-    stream: Stream
-    tokens: Tensor
-    spans: Tensor
-    n_written: int
-    pad: int
-    eos: int
-
-    def batch(self, rows: Tensor, *, n_read: int) -> tuple[Tensor, Tensor]:
-        """Make a batch: `input_ids` and `labels`, int64 (B, n_read) and (B, n_written)."""
-        prompt, n_prompt, read, n, target, n_codes = self.spans[rows].T[:, :, None]
-        place = torch.arange(n_read, device=rows.device) - n_prompt
-        where = torch.where(place < 0, prompt + n_prompt + place, read + place)
-        inputs = self._until(n, place, where, rest=self.pad)
-        place = torch.arange(self.n_written, device=rows.device)[None]
-        return inputs, self._until(n_codes, place, target + place, rest=IGNORED)
-
-    def _until(self, n: Tensor, place: Tensor, where: Tensor, *, rest: int) -> Tensor:
-        found = self.tokens[where.clamp(0, len(self.tokens) - 1)].long()
-        end = torch.where(place == n, self.eos, rest)
-        return torch.where(place < n, found, end)
+BIN_STEP = 16  # what the number of bins is filled up to a multiple of
+ROOM = 1.25  # slots of a bin, beside the samples that it holds on average
 
 
 class T5Steps(GraphSteps):
     """The losses and gradients of optimizer steps."""
+
+    sorts = False  # bins are filled best by samples of many lengths
 
     def __init__(
         self,
@@ -94,80 +60,101 @@ class T5Steps(GraphSteps):
         super().__init__(model, recordings)
         self._model, self._samples, self._pieces, self._rivals = model, samples, pieces, rivals
         rate = model.config.dropout_rate
-        self._dropout = RandomDropout(rate) if rate else None
-        self._n_read = -(-n_read // WIDTH_STEP) * WIDTH_STEP
-        self._network = self._lay_out().cast(dtype)
-        self._sums = [
-            torch.zeros_like(tensor, dtype=torch.float32) for tensor in self._network.tensors()
-        ]
+        self._dropout = HashedDropout(rate) if rate else None
+        self._width = aligned(n_read)
+        self._lengths = _input_lengths(samples.spans[:-1].cpu().numpy())
+        fit = self._width / float(self._lengths.mean())  # samples that a bin holds on average
+        n_slots = max(round(ROOM * fit), 1)
+        self._n_slots = aligned(n_slots * samples.n_written) // samples.n_written
+        laid_out = self._lay_out()
+        self._laid_out = laid_out.tensors()
+        # One array for all, in which a kernel or two change them together; and the same rounded.
+        self._weights = torch.cat([each.detach().flatten() for each in self._laid_out])
+        self._rounded = self._weights.to(dtype)
+        self._sums = torch.zeros_like(self._weights)
+        self._network = self._views(laid_out)
 
     def draw(self, corpus: Corpus, epoch: Epoch) -> None:
         """Go on with the samples of another epoch, as many as before."""
         assert isinstance(epoch.samples, language.Samples)
         spans = language.find_spans(corpus, epoch.samples, self._samples.stream)
         self._samples.spans[:-1].copy_(torch.from_numpy(spans))
+        self._lengths = _input_lengths(spans)
 
     def begin(self) -> None:
         """Begin an optimizer step."""
         self._recordings.do("begin", self._begin)
 
     def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
-        """Add a micro-batch, filled up to a shape of few."""
-        none = len(self._samples.spans) - 1
-        filled = torch.full((-(-len(rows) // ROW_STEP) * ROW_STEP,), none)
-        filled[: len(rows)] = torch.from_numpy(rows)
-        self._do_pass(filled, self._width(longest), seed=seed)
+        """Add a micro-batch in bins, of which some more are empty."""
+        bins = fill_bins(self._lengths[rows], width=self._width, n_slots=self._n_slots)
+        bins[..., 0] = np.where(bins[..., 0] < 0, -1, rows[bins[..., 0]])
+        filled = torch.full((-(-len(bins) // BIN_STEP) * BIN_STEP, *bins.shape[1:]), -1)
+        filled[..., 1] = 0
+        filled[: len(bins)] = torch.from_numpy(bins)
+        self._do_pass(filled, self._width, seed=seed)
 
     def _gather(self) -> None:
         self._recordings.do("finish", self._finish)
 
     def _begin(self) -> None:
+        self._laid_out = self._lay_out().tensors()
         with torch.no_grad():
-            for tensor, new in zip(self._network.tensors(), self._lay_out().tensors(), strict=True):
-                tensor.copy_(new)
-            torch._foreach_zero_(self._sums)
+            torch.cat([each.flatten() for each in self._laid_out], out=self._weights)
+            self._rounded.copy_(self._weights)
+            self._sums.zero_()
             self._loss.zero_()
 
     def _pass(self, n: int, width: int) -> None:
-        input_ids, labels = self._samples.batch(self._rows[n, width], n_read=width)
         loss = summed_loss(
             self._network,
-            input_ids,
-            labels,
-            start=self._samples.pad,
+            make_batch(self._samples, self._rows[n, width], width=width, place=self._pieces.place),
+            n_written=self._samples.n_written,
             dropout=self._dropout,
             rivals=self._rivals,
             pieces=self._pieces,
         )
         gradients = torch.autograd.grad(loss, self._network.tensors())
-        torch._foreach_add_(self._sums, gradients)
+        first = 0
+        for _, alike in groupby(gradients, key=lambda each: each.dtype):
+            found = torch.cat([each.flatten() for each in alike])
+            self._sums[first : first + len(found)].add_(found)
+            first += len(found)
         self._loss.add_(loss.detach())
 
     def _finish(self) -> None:
-        found = torch.autograd.grad(self._lay_out().tensors(), self._parameters, self._sums)
+        """Let gradients find their way back through the layout that the step began with."""
+        self._sums.div_(self._n_tokens)
+        sums = self._sums.split([each.numel() for each in self._laid_out])
+        sums = [part.view_as(each) for part, each in zip(sums, self._laid_out, strict=True)]
+        found = torch.autograd.grad(self._laid_out, self._parameters, sums, retain_graph=True)
         torch._foreach_copy_(self._gradients, found)
-        torch._foreach_div_(self._gradients, self._n_tokens)
+
+    def _views(self, laid_out: Network) -> Network:
+        """Give the network that passes use: parts of `_weights` and `_rounded`."""
+        sizes = [each.numel() for each in laid_out.tensors()]
+        parts = zip(self._weights.split(sizes), self._rounded.split(sizes), strict=True)
+
+        def view(tensor: Tensor, *, is_rounded: bool) -> Tensor:
+            part: Tensor = next(parts)[is_rounded]
+            return part.view_as(tensor).detach().requires_grad_()
+
+        return laid_out.change(view)
 
     def _lay_out(self) -> Network:
-        return lay_out(self._model, n_read=self._n_read, n_written=self._samples.n_written)
+        """Lay the weights out, the head with some rows of no token."""
+        laid_out = lay_out(
+            self._model,
+            n_read=self._width,
+            n_written=self._samples.n_written,
+            multiply_out=multiplying_pays(self._model),
+        )
+        head = laid_out.head
+        rest = aligned(len(head)) - len(head)
+        return replace(laid_out, head=functional.pad(head, (0, 0, 0, rest)))
 
-    def _width(self, longest: int) -> int:
-        wide = next(width for width in (*WIDTHS, longest) if width >= longest)
-        return min(wide, self._n_read)
 
-
-def put_samples(
-    corpus: Corpus, samples: language.Samples, tasks: Sequence[Task], *, device: torch.device
-) -> DeviceSamples:
-    """Put the samples of an epoch on a device."""
-    stream = language.make_stream(corpus, tasks)
-    spans = language.find_spans(corpus, samples, stream)
-    none = np.full((1, spans.shape[1]), -1)
-    return DeviceSamples(
-        stream=stream,
-        tokens=torch.from_numpy(stream.tokens).to(device),
-        spans=torch.from_numpy(np.concatenate([spans, none])).to(device),
-        n_written=language.most_tokens(corpus, tasks)[1],
-        pad=corpus.vocabulary.pad,
-        eos=corpus.vocabulary.eos,
-    )
+def _input_lengths(spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give the tokens of inputs (S), with their prompt and end."""
+    found: NDArray[np.int64] = spans[:, 1] + spans[:, 3] + 1
+    return found

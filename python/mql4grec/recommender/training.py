@@ -224,12 +224,12 @@ def _is_over(position: Position, settings: TrainingSettings) -> bool:
 
 def _train_epoch(loop: Loop, position: Position, advance: Callable[[int], None]) -> Position:
     """Do the steps of an epoch that are left, with checkpoints by the clock."""
+    started, seconds_before = time.monotonic(), position.seconds
     epoch = loop.draw(position.epoch)
     if loop.graphs is not None:
         loop.graphs.draw(loop.corpus, epoch)
     size = loop.settings.batch_size
-    started, seconds_before = time.monotonic(), position.seconds
-    saved = started
+    saved = time.monotonic()
     step = position.step
     losses = torch.zeros((), dtype=torch.float64, device=loop.model.device)
     while step < loop.n_steps and not position.out_of_time:
