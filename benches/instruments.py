@@ -4,14 +4,16 @@
     python benches/instruments.py --users 200 --minutes 0.2 --layers 1   # a look, on a CPU
 
 Real histories and the published codes of texts (those that items share repaired) and pictures, from
-`--data`. Two models, one after the other:
+`--data`. Those of `--models`, one after the other:
 
     t5            the paper's sizes, five tasks and fine-tuning (batch 1,024, lr 5e-4, cosine,
                   warm-up 1 %), without pre-training
+    t5_level      the same, loss and search over the codes of a level (`loss_over: level`)
     decoder_only  the model and the training of `configs/instruments.yaml`, EASE^R's lists included
 
-Each trains for `--minutes`, validation included: a short training measures the speed, so that as
-many epochs are planned as have room (200 and 12 at most), and the cosine ends with the time. The
+Each trains for `--minutes`, validation included: three epochs (on a CPU, two of 64 samples) measure
+the speed, so that as many are planned as have room (200 and 12 at most), and the cosine ends with
+the time. The
 best epoch is the one of the highest NDCG@10 of 2,000 validation users by beam search (20 beams).
 Then all test users are decoded (50 beams). Figures of each model:
 
@@ -63,7 +65,7 @@ from mql4grec.config import (
     Task,
     TrainingSettings,
 )
-from mql4grec.decoding import EVERYTHING, Filters, ItemTrie, Rankings
+from mql4grec.decoding import EVERYTHING, Filters, ItemTrie, Rankings, Search
 from mql4grec.language import Corpus
 from mql4grec.recommender import Model, Teacher, steps, training
 from mql4grec.recommender.binned import PIECES
@@ -76,16 +78,20 @@ LINEAR = config.load(CONFIG).evaluation  # EASE^R's settings, the weight of code
 INDEX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}
 TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}  # by which a T5 ranks
 SEEN = {False: "seen_kept", True: "seen_removed"}
+MODELS = ("t5", "t5_level", "decoder_only")
 BASELINES = ("item_knn", "ease", "ease_codes")
 SEED, SELECT_USERS, SELECT_BEAMS, N_BEAMS = 2025, 2000, 20, 50
 VALIDATION_SAMPLES = 2048  # of the validation loss, by which nothing is chosen
 COMPARED_USERS, SAME_ITEMS = 256, 0.9  # of ten; bfloat16 may swap neighbours
+EACH = Search()  # as usual
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  # FLOP/s, dense
 
 
 @dataclass(frozen=True)
 class Shop:
-    """What is learnt, and where: `groups` of items begin alike, `users` are the validation's."""
+    """What is learnt, where and how it is searched: `groups` of items begin alike, `users` are the
+    validation's.
+    """
 
     histories: Histories
     n_items: int
@@ -94,14 +100,16 @@ class Shop:
     tries: dict[Modality, ItemTrie]
     users: NDArray[np.int64]
     runtime: Runtime
+    search: Search = EACH
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train and rank, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=DATA, help="NAME, of NAME.inter.json, ...")
-    parser.add_argument("--minutes", type=float, default=0.75, help="of each of the two trainings")
+    parser.add_argument("--minutes", type=float, default=0.75, help="of each training")
     parser.add_argument("--users", type=int, help="only so many, and their items alone")
+    parser.add_argument("--models", nargs="+", default=["t5", "decoder_only"], choices=MODELS)
     parser.add_argument("--layers", type=int, help="of each model, instead of its own number")
     parser.add_argument("--out", type=Path, help="folder for the figures")
     options = parser.parse_args(arguments)
@@ -116,10 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "minutes": options.minutes,
         "n_users": shop.histories.n_users,
         "n_items": shop.n_items,
-        "baselines": rank_baselines(shop),
     }
-    for name, settings in models(options.layers, on_gpu=shop.runtime.device == "cuda").items():
-        figures[name] = bench_model(shop, settings, minutes=options.minutes)
+    settings = models(options.layers, on_gpu=shop.runtime.device == "cuda")
+    for name in options.models:
+        figures[name] = bench_model(shop, settings[name], minutes=options.minutes)
+        if "baselines" not in figures:
+            figures["baselines"] = rank_baselines(shop)
         print(json.dumps(figures, indent=2), flush=True)
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
@@ -135,7 +145,7 @@ def device_name(machine: str) -> str:
 
 
 def models(n_layers: int | None, *, on_gpu: bool) -> dict[str, RecommenderSettings]:
-    """Give the two models and how they are trained."""
+    """Give the models and how they are trained."""
     t5 = TrainingSettings(
         micro_batch_size=1024 if on_gpu else 64,
         graphs=on_gpu,
@@ -144,8 +154,10 @@ def models(n_layers: int | None, *, on_gpu: bool) -> dict[str, RecommenderSettin
     )
     decoder_only = config.load(CONFIG).recommender
     plan = decoder_only.finetune.model_copy(update={"graphs": on_gpu})
+    level = t5.model_copy(update={"loss_over": "level"})
     found = {
         "t5": RecommenderSettings(finetune=t5),
+        "t5_level": RecommenderSettings(finetune=level),
         "decoder_only": decoder_only.model_copy(update={"finetune": plan}),
     }
     update = {"num_layers": n_layers, "num_decoder_layers": n_layers} if n_layers else {}
@@ -186,6 +198,7 @@ def read_codes(folder: Path, modality: Modality, *, rows: Any) -> SemanticIds:
 
 def bench_model(shop: Shop, settings: RecommenderSettings, *, minutes: float) -> dict[str, Any]:
     """Train a model for some minutes, and rank for all test users."""
+    shop = replace(shop, search=Search(normalise=settings.finetune.loss_over))
     share = settings.finetune.teacher_share
     teacher = make_teacher(shop, share=share) if share else None
     plan, flop = plan_training(shop, settings, teacher, minutes=minutes)
@@ -227,18 +240,22 @@ def plan_training(
     whole = settings.backbone == "causal"
     epoch = draw_epoch(shop.corpus, full.tasks, seed=SEED, stage="finetune", number=0, whole=whole)
     n_samples = len(epoch.order)
-    n_few = min(n_samples, max(4 * full.batch_size, 1024) if shop.runtime.device == "cuda" else 64)
-    few = full.model_copy(update={"epochs": 2, "samples_per_epoch": n_few})
-    _, history = train(shop, settings, few, teacher)
-    first, second = history["epochs"]
-    rate = second["samples_per_second"]
-    validation = second["seconds"] - first["seconds"] - n_few / rate
+    on_gpu = shop.runtime.device == "cuda"
+    n_few = n_samples if on_gpu else min(n_samples, 64)
+    few = {"epochs": 3 if on_gpu else 2, "samples_per_epoch": n_few}
+    _, history = train(shop, settings, full.model_copy(update=few), teacher)
+    *_, before, last = history["epochs"]
+    rate = last["samples_per_second"]
+    validation = last["seconds"] - before["seconds"] - n_few / rate
     n_epochs = int(60 * minutes / (n_samples / rate + validation))
     plan = {"epochs": max(min(n_epochs, full.epochs), 1), "max_minutes": minutes}
     if not n_epochs:
         room = int(rate * (60 * minutes - validation))
         plan["samples_per_epoch"] = min(max(room, n_few), n_samples)
-    return full.model_copy(update=plan), count_flop(shop, settings, full, teacher, n_samples=n_few)
+    n_counted = min(n_few, 2 * full.batch_size)
+    return full.model_copy(update=plan), count_flop(
+        shop, settings, full, teacher, n_samples=n_counted
+    )
 
 
 def count_flop(
@@ -347,6 +364,7 @@ def rank(
         inputs=recommender.read_histories(model, shop.corpus, inputs, task=TASK[modality]),
         n_beams=n_beams,
         batch_size=1024 if shop.runtime.device == "cuda" else 64,
+        search=shop.search,
         filters=Filters(without=inputs) if remove_seen else None,
         runtime=shop.runtime,
     )

@@ -81,7 +81,8 @@ def take_step(loop: Loop, epoch: Epoch, rows: NDArray[np.int64], *, number: int)
     micro_batches = loop.cut(epoch, rows, is_sorted=loop.graphs is None or loop.graphs.sorts)
     add = _add_gradients if loop.graphs is None else _add_by_graphs
     summed = add(loop, epoch, micro_batches, number=number, n_tokens=n_tokens)
-    parameters = list(loop.model.parameters())
+    # The optimizer has them all; the model looks for them in all its parts, which takes longer.
+    parameters = [each for group in loop.optimizer.param_groups for each in group["params"]]
     _sum_gradients(parameters, n_processes=loop.processes.num_processes)
     _update(loop, parameters, lr=learning_rate(number, loop))
     return summed.double()
