@@ -9,7 +9,7 @@ ones where there are none), 1,024 samples a step. The ways:
     the authors' way   that of `benches/recommender.py`, a batch for each step, in float32 and
                        bfloat16 (autocast), with and without the 32,100 unused rows
     ours, one by one   `recommender.train`'s steps without `graphs`, in bfloat16
-    ours, graphs       with `graphs`, in float32 and bfloat16; `--eager` leaves compiling out
+    ours, graphs       with `graphs`, in bfloat16; `--eager` leaves compiling out
 
 Of each: samples a second over `--steps` steps after as many to warm up, five of the authors'; the
 seconds before, in which kernels are compiled and recorded; by the profiler, how long the device
@@ -94,11 +94,10 @@ def ways(world: World, *, device: str, eager: bool) -> dict[str, Way]:
             found[f"the authors' way{vocabulary}, {precision}"] = Way(theirs, theirs, most=5)
     alone = partial(ours, world, precision="bf16", graphs=False)
     found["ours, one by one, bfloat16"] = Way(alone, alone, most=50)
-    for given, precision in (("fp32", "float32"), ("bf16", "bfloat16")):
-        graphs = partial(ours, world, precision=given, graphs=True)
-        found[f"ours, graphs, {precision}"] = Way(
-            partial(graphs, eager=eager), partial(graphs, eager=True), most=1000
-        )
+    graphs = partial(ours, world, precision="bf16", graphs=True)
+    found["ours, graphs, bfloat16"] = Way(
+        partial(graphs, eager=eager), partial(graphs, eager=True), most=1000
+    )
     return found
 
 

@@ -215,6 +215,32 @@ def test_gradients_are_of_the_mean_and_of_the_weights_of_now() -> None:
     assert found.finish(n_tokens=1).item() != pytest.approx(losses[0], rel=1e-3)
 
 
+def test_nothing_of_a_step_is_kept_for_the_next() -> None:
+    """Autograd would go on with what is kept on the stream of then, where no graph may be."""
+    one = training.shop()
+    model = network(one)
+    leaves = [*model.parameters()]
+
+    def mark(name: str) -> None:
+        for leaf in leaves:
+            torch.autograd.graph.get_gradient_edge(leaf).node.metadata[name] = True
+
+    def marked(name: str) -> int:
+        nodes = [torch.autograd.graph.get_gradient_edge(leaf).node for leaf in leaves]
+        return sum(name in node.metadata for node in nodes)
+
+    found = steps(model, one)
+    mark("before")
+    assert marked("before") == 0
+    found.begin()
+    mark("first")
+    assert marked("first") > 0  # what lays weights out is kept until the step ends
+    found.add(np.arange(20), longest=0, seed=0)
+    found.finish(n_tokens=1)
+    found.begin()
+    assert marked("first") == 0
+
+
 def test_no_piece_is_compiled_twice_for_another_batch() -> None:
     one = training.shop()
     n_compiled = 0

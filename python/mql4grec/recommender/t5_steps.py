@@ -66,11 +66,11 @@ class T5Steps(GraphSteps):
         fit = self._width / float(self._lengths.mean())  # samples that a bin holds on average
         n_slots = max(round(ROOM * fit), 1)
         self._n_slots = aligned(n_slots * samples.n_written) // samples.n_written
+        self._laid_out: list[Tensor] = []  # of the step that has begun
         with torch.no_grad():
             laid_out = self._lay_out()
-        self._laid_out: list[Tensor] = []  # of the step that has begun
-        # One array for all, in which a kernel or two change them together; and the same rounded.
-        self._weights = torch.cat([each.flatten() for each in laid_out.tensors()])
+            # One array for all, which a kernel or two change together; and the same rounded.
+            self._weights = torch.cat([each.flatten() for each in laid_out.tensors()])
         self._rounded = self._weights.to(dtype)
         self._sums = torch.zeros_like(self._weights)
         self._network = self._views(laid_out)
