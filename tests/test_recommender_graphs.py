@@ -17,7 +17,7 @@ import tiny_training as training
 from mql4grec import language, recommender
 from mql4grec.config import MODALITIES, PAPER_TASKS, Task
 from mql4grec.language import Corpus
-from mql4grec.recommender import causal_steps, choices
+from mql4grec.recommender import causal_steps, choices, t5_steps
 from mql4grec.recommender import training as loops
 from mql4grec.recommender.binned import PIECES, compile_pieces
 from mql4grec.recommender.bins import aligned, fill_bins, make_batch, put_samples
@@ -213,6 +213,16 @@ def test_gradients_are_of_the_mean_and_of_the_weights_of_now() -> None:
     found.begin()
     found.add(np.arange(20), longest=16, seed=0)
     assert found.finish(n_tokens=1).item() != pytest.approx(losses[0], rel=1e-3)
+
+
+def test_tensors_in_one_array_begin_where_fast_kernels_want_them() -> None:
+    given = [torch.randn(shape) for shape in ((3, 5), (8,), (2, 1, 7), (4, 4))]
+    joined = t5_steps._join(given)
+    assert joined.numel() == 16 + 8 + 16 + 16
+    found = t5_steps._take_apart(joined.bfloat16(), like=given)
+    for each, expected in zip(found, given, strict=True):
+        assert each.storage_offset() * each.element_size() % 16 == 0
+        torch.testing.assert_close(each, expected.bfloat16(), rtol=0, atol=0)
 
 
 def test_nothing_of_a_step_is_kept_for_the_next() -> None:

@@ -49,6 +49,7 @@ class Recordings:
         self._record = record
         self._done: set[Hashable] = set()
         self._recorded: dict[Hashable, Work] = {}
+        self._stream: torch.cuda.Stream | None = None
         self.seconds = 0.0
 
     def do(self, name: Hashable, work: Work) -> None:
@@ -62,20 +63,19 @@ class Recordings:
             self._recorded[name]()
         else:
             self._done.add(name)
-            _aside(work)
+            self._do_aside(work)
         self.seconds += time.monotonic() - began
 
-
-def _aside(work: Work) -> None:
-    """Do work on a stream of its own, as a recording does."""
-    if not torch.cuda.is_available():
-        work()
-        return
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
+    def _do_aside(self, work: Work) -> None:
+        """Do work on a stream of its own, as a recording does: one for all, as autograd wants."""
+        if not torch.cuda.is_available():
+            work()
+            return
+        self._stream = self._stream or torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            work()
+        torch.cuda.current_stream().wait_stream(self._stream)
 
 
 class GraphSteps(ABC):

@@ -7,6 +7,7 @@ says where which sample lies. The weights are laid out and cast once a step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -70,7 +71,7 @@ class T5Steps(GraphSteps):
         with torch.no_grad():
             laid_out = self._lay_out()
             # One array for all, which a kernel or two change together; and the same rounded.
-            self._weights = torch.cat([each.flatten() for each in laid_out.tensors()])
+            self._weights = _join(laid_out.tensors())
         self._rounded = self._weights.to(dtype)
         self._sums = torch.zeros_like(self._weights)
         self._network = self._views(laid_out)
@@ -102,7 +103,7 @@ class T5Steps(GraphSteps):
         self._laid_out = []  # first, since autograd would go on where that was laid out
         self._laid_out = self._lay_out().tensors()
         with torch.no_grad():
-            torch.cat([each.flatten() for each in self._laid_out], out=self._weights)
+            _join(self._laid_out, out=self._weights)
             self._rounded.copy_(self._weights)
             self._sums.zero_()
             self._loss.zero_()
@@ -119,7 +120,7 @@ class T5Steps(GraphSteps):
         gradients = torch.autograd.grad(loss, self._network.tensors())
         first = 0
         for _, alike in groupby(gradients, key=lambda each: each.dtype):
-            found = torch.cat([each.flatten() for each in alike])
+            found = _join([*alike])
             self._sums[first : first + len(found)].add_(found)
             first += len(found)
         self._loss.add_(loss.detach())
@@ -127,19 +128,18 @@ class T5Steps(GraphSteps):
     def _finish(self) -> None:
         """Let gradients find their way back through the layout that the step began with."""
         self._sums.div_(self._n_tokens)
-        sums = self._sums.split([each.numel() for each in self._laid_out])
-        sums = [part.view_as(each) for part, each in zip(sums, self._laid_out, strict=True)]
+        sums = _take_apart(self._sums, like=self._laid_out)
         found = torch.autograd.grad(self._laid_out, self._parameters, sums, retain_graph=True)
         torch._foreach_copy_(self._gradients, found)
 
     def _views(self, laid_out: Network) -> Network:
         """Give the network that passes use: parts of `_weights` and `_rounded`."""
-        sizes = [each.numel() for each in laid_out.tensors()]
-        parts = zip(self._weights.split(sizes), self._rounded.split(sizes), strict=True)
+        own = laid_out.tensors()
+        exact, rounded = (_take_apart(each, like=own) for each in (self._weights, self._rounded))
+        parts = zip(exact, rounded, strict=True)
 
         def view(tensor: Tensor, *, is_rounded: bool) -> Tensor:
-            part: Tensor = next(parts)[is_rounded]
-            return part.view_as(tensor).detach().requires_grad_()
+            return next(parts)[is_rounded].detach().requires_grad_()
 
         return laid_out.change(view)
 
@@ -160,3 +160,20 @@ def _input_lengths(spans: NDArray[np.int64]) -> NDArray[np.int64]:
     """Give the tokens of inputs (S), with their prompt and end."""
     found: NDArray[np.int64] = spans[:, 1] + spans[:, 3] + 1
     return found
+
+
+def _join(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
+    """Lay tensors one after the other; all begin where the fast kernels want matrices to begin."""
+    rows = [each.flatten() for each in tensors]
+    rests = [aligned(len(row)) - len(row) for row in rows]
+    filled = [
+        functional.pad(row, (0, rest)) if rest else row
+        for row, rest in zip(rows, rests, strict=True)
+    ]
+    return torch.cat(filled, out=out)
+
+
+def _take_apart(joined: Tensor, *, like: Sequence[Tensor]) -> list[Tensor]:
+    """Give views of what `_join` has laid one after the other."""
+    parts = joined.split([aligned(each.numel()) for each in like])
+    return [part[: each.numel()].view_as(each) for part, each in zip(parts, like, strict=True)]
