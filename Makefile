@@ -60,6 +60,7 @@ bench-torch: setup ## Run the benches of the rooms that use torch, on the device
 # histories are learnt where they are: make bench-gpu INSTRUMENTS=path/to/Instruments
 INSTRUMENTS ?= ../shared/data/Instruments
 bench-gpu: ## Run every GPU bench and check; writes benches/results/
+	$(PYTHON) benches/steps.py --out benches/results
 	$(PYTHON) benches/torch_rooms.py --out benches/results
 	$(PYTHON) benches/translator.py --throughput 100000 --layers paper --epochs 500 --out benches/results
 	$(PYTHON) benches/translator.py --throughput 10000000 --layers paper --epochs 20 --out benches/results

@@ -276,7 +276,7 @@ class TrainingSettings(Record):
     events. For shops of `evaluation.ease_max_items`."""
     graphs: bool = False
     """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
-    first, which takes a minute or two; a decoder-only model's are not."""
+    first, which takes about a minute; a decoder-only model's are not."""
     loss_over: Literal["vocabulary", "level", "children"] = "vocabulary"
     """Among which tokens a target token has its probability: all; or, as with the same value of
     `decoding.normalise`, the codes of its level, or those that items go on with from there, so
