@@ -251,7 +251,7 @@ def plan_training(
     plan = {"epochs": max(min(n_epochs, full.epochs), 1), "max_minutes": minutes}
     if not n_epochs:
         room = int(rate * (60 * minutes - validation))
-        plan["samples_per_epoch"] = min(max(room, n_few), n_samples)
+        plan["samples_per_epoch"] = min(max(room, full.batch_size), n_samples)
     n_counted = min(n_few, 2 * full.batch_size)
     return full.model_copy(update=plan), count_flop(
         shop, settings, full, teacher, n_samples=n_counted
@@ -285,7 +285,7 @@ def count_flop(
     epoch = loop.draw(0)
     order = epoch.order[:n_samples]
     if plan.graphs:
-        loop = steps.with_graphs(loop, epoch, Recordings(lambda work: work), pieces=PIECES)
+        loop = steps.with_graphs(loop, epoch, Recordings(lambda work, _: work), pieces=PIECES)
     with FlopCounterMode(display=False) as counter:
         for number, first in enumerate(range(0, n_samples, plan.batch_size)):
             rows = order[first : first + plan.batch_size]

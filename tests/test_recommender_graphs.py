@@ -16,6 +16,7 @@ import tiny_language as tiny
 import tiny_training as training
 from mql4grec import language, recommender
 from mql4grec.config import MODALITIES, PAPER_TASKS, Task
+from mql4grec.errors import ConfigError
 from mql4grec.language import Corpus
 from mql4grec.recommender import causal_steps, choices, t5_steps
 from mql4grec.recommender import training as loops
@@ -45,7 +46,7 @@ def _nothing_compiled_before() -> None:
 
 def recordings() -> Recordings:
     """Record nothing but the order of work, which is then done anew."""
-    return Recordings(lambda work: work)
+    return Recordings(lambda work, _: work)
 
 
 def samples_of(one: Corpus, tasks: Sequence[Task] = ALL, *, seed: int = 0) -> language.Samples:
@@ -174,26 +175,60 @@ def test_a_later_epoch_may_have_longer_inputs_than_the_first() -> None:
 
 @pytest.mark.parametrize("is_compiled", [False, True])
 @pytest.mark.parametrize("loss_over", ["vocabulary", "level"])
+@pytest.mark.parametrize("d_kv", [8, 4])
 def test_loss_and_all_gradients_are_those_of_transformers(
-    loss_over: str, is_compiled: bool
+    d_kv: int, loss_over: str, is_compiled: bool
 ) -> None:
     one = training.shop()
     samples = samples_of(one)
     rows = np.arange(0, len(samples), 9)
-    lengths = language.input_lengths(one, samples)
-    model = network(one, dropout=0.0).eval()
+    model = network(one, dropout=0.0, d_kv=d_kv).eval()
     rivals = group_by_level(one.vocabulary) if loss_over == "level" else None
     expected = slow_loss(model, language.encode(one, samples, rows), rivals)
     expected.backward()
     slow = gradients(model)
     pieces = compile_pieces(backend="aot_eager") if is_compiled else PIECES
     found = steps(model, one, rivals=rivals, pieces=pieces)
+    assert found._network.multiplied == (d_kv == 8)
     for _ in range(2):  # the second time from what was recorded
         found.begin()
-        for part in (rows[:11], rows[11:]):
-            found.add(part, longest=int(lengths[part].max()), seed=1)
+        for part in (rows[:11], rows[11:12], rows[12:]):
+            found.add(part, seed=1)
         assert found.finish(n_tokens=1).item() == pytest.approx(expected.item(), rel=1e-5)
         assert_same_gradients(gradients(model), slow)
+    found.begin()
+    assert found.finish(n_tokens=1).item() == 0  # of a process that has no micro-batch
+    assert not any(gradient.any() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("d_kv", [8, 4])
+def test_in_bfloat16_products_are_rounded_and_nothing_else(d_kv: int) -> None:
+    one = training.shop()
+    model = network(one, dropout=0.0, d_kv=d_kv)
+    losses, found_gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        found = steps(model, one, dtype=dtype)
+        found.begin()
+        found.add(np.arange(60), seed=0)
+        losses.append(found.finish(n_tokens=60).item())
+        found_gradients.append(torch.cat([each.flatten() for each in gradients(model).values()]))
+    exact = (*found._network.tensors()[:3],)  # the embedding and both biases
+    assert {each.dtype for each in exact} == {torch.float32}
+    assert {each.dtype for each in found._network.tensors()[3:]} == {torch.bfloat16}
+    torch.testing.assert_close(exact[0], model.shared.weight, rtol=0, atol=0)
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    fine, rough = found_gradients
+    assert ((rough - fine).norm() / fine.norm()).item() < 0.05
+
+
+def test_too_many_scores_for_one_pass_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = training.shop()
+    found = steps(network(one), one)
+    monkeypatch.setattr(t5_steps, "MOST_SCORES", 10**5)
+    found.begin()
+    with pytest.raises(ConfigError, match=r"`micro_batch_size`: with `graphs` expected as many"):
+        found.add(np.arange(100), seed=0)
 
 
 def test_gradients_are_of_the_mean_and_of_the_weights_of_now() -> None:
@@ -202,7 +237,7 @@ def test_gradients_are_of_the_mean_and_of_the_weights_of_now() -> None:
     found, losses = steps(model, one), []
     for n_tokens in (1, 4):
         found.begin()
-        found.add(np.arange(20), longest=16, seed=0)
+        found.add(np.arange(20), seed=0)
         losses.append(found.finish(n_tokens=n_tokens).item())
         if n_tokens == 1:
             before = gradients(model)
@@ -211,7 +246,7 @@ def test_gradients_are_of_the_mean_and_of_the_weights_of_now() -> None:
     with torch.no_grad():
         model.shared.weight.mul_(1.5)
     found.begin()
-    found.add(np.arange(20), longest=16, seed=0)
+    found.add(np.arange(20), seed=0)
     assert found.finish(n_tokens=1).item() != pytest.approx(losses[0], rel=1e-3)
 
 
@@ -245,7 +280,7 @@ def test_nothing_of_a_step_is_kept_for_the_next() -> None:
     found.begin()
     mark("first")
     assert marked("first") > 0  # what lays weights out is kept until the step ends
-    found.add(np.arange(20), longest=0, seed=0)
+    found.add(np.arange(20), seed=0)
     found.finish(n_tokens=1)
     found.begin()
     assert marked("first") == 0
@@ -263,7 +298,7 @@ def test_no_piece_is_compiled_twice_for_another_batch() -> None:
     found = steps(network(one), one, pieces=compile_pieces(backend=count))
     for n in (200, 100, 10):
         found.begin()
-        found.add(np.arange(n), longest=16, seed=0)
+        found.add(np.arange(n), seed=0)
     # Inputs and what is written are embedded, and each layer is one of two alike.
     assert n_compiled == len(vars(PIECES)) + 1
 
@@ -273,7 +308,7 @@ def test_the_seed_decides_what_is_dropped() -> None:
     found, losses = steps(network(one, dropout=0.5), one), []
     for seed in (1, 2, 1):
         found.begin()
-        found.add(np.arange(40), longest=16, seed=seed)
+        found.add(np.arange(40), seed=seed)
         losses.append(found.finish(n_tokens=1).item())
     assert losses[0] == losses[2] != losses[1]
 
@@ -320,10 +355,17 @@ def test_micro_batches_are_filled_up_to_few_shapes() -> None:
     epoch = draw_epoch(one, ALL, seed=0, stage="finetune", number=0)
     found.begin()
     for rows in cut(epoch, epoch.order, micro_batch_size=100, n_processes=1, is_sorted=False):
-        found.add(rows, longest=0, seed=0)
-    shapes = set(found._rows)
-    assert len(shapes) <= 3  # the last micro-batch is a small one
-    assert {(n % 16, width) for n, width in shapes} == {(0, 72)}  # 69 tokens are the most
+        found.add(rows, seed=0)
+    assert {width for _, width in found._rows} == {72}  # 69 tokens are the most
+    assert len(found._rows) <= 8
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 17, 31, 32, 33, 100, 255, 256, 267, 5000])
+def test_numbers_are_filled_up_by_a_sixteenth_at_most(n: int) -> None:
+    filled = t5_steps._of_few(n)
+    assert n <= filled <= n * 17 / 16
+    near = {t5_steps._of_few(each) for each in range(n, n + n // 8 + 1)}
+    assert len(near) <= 4
 
 
 def test_micro_batches_that_are_not_sorted_are_as_they_come() -> None:
@@ -471,6 +513,7 @@ def test_windows_are_filled_up_to_few_lengths(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(causal_steps, "LENGTHS", (2, 4, 8))
     steps = causal_steps_of(causal.shop(n_users=90), None)
     steps.begin()
-    for longest in (1, 2, 3, 5, 6):
-        steps.add(np.arange(3), longest=longest, seed=0)
+    for longest in (2, 3, 5, 6):
+        last = np.flatnonzero(steps._lengths == longest)[0]
+        steps.add(np.array([last, *np.flatnonzero(steps._lengths <= longest)[:2]]), seed=0)
     assert set(steps._rows) == {(3, 2), (3, 4), (3, 6)}  # six items are the most

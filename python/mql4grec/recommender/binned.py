@@ -7,8 +7,8 @@ tokens of inputs and S of targets; what is in one slot of a bin sees nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from mql4grec.recommender.bins import Binned, any_batch, place_samples
 from mql4grec.recommender.dropout import HashedDropout
 from mql4grec.recommender.layout import Layer, Network
 
+RECOMPILED = 64  # forms of a piece; beyond it torch would go on without compiling
 UNSEEN = torch.finfo(torch.float32).min  # finite, so that rows without anything to see are numbers
 
 
@@ -115,6 +116,21 @@ class Constants:
         return [*rows.unflatten(2, (n, self.n_heads, -1)).unbind(2)]
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What the decoder sees of inputs.
+
+    Attributes:
+        states: What the encoder gives, (R, W, D).
+        slots: Of which slot each of these is, int32 (R, W).
+        asking: Of which slot each token of a target is, int32 (S,).
+    """
+
+    states: Tensor
+    slots: Tensor
+    asking: Tensor
+
+
 class Piece(Protocol):
     """A function of tensors, compiled or not."""
 
@@ -149,34 +165,27 @@ def encoder_layer(
 
 
 def decoder_layer(
-    constants: Constants,
-    layer: Layer,
-    kv: Tensor | None,
-    hidden: Tensor,
-    bias: Tensor,
-    read: Tensor,
-    slots: tuple[Tensor, Tensor],
-    seed: Tensor,
+    constants: Constants, layer: Layer, hidden: Tensor, bias: Tensor, memory: Memory, seed: Tensor
 ) -> Tensor:
     """Pass a layer of the decoder, float32 (R, S, D).
 
     Args:
         constants: Of all layers.
-        layer: Its matrices.
-        kv: What makes keys and values of the input (2 * H * d_kv, D); None: multiplied out.
+        layer: Its matrices; of `cross` a third one makes keys and values of the input
+            (2 * H * d_kv, D), where attention is not multiplied out.
         hidden: What comes in.
         bias: (H, S, S), with minus infinity where nothing is to be seen.
-        read: What the encoder gives, (R, W, D).
-        slots: Those of the targets' tokens (S) and of the inputs' (R, W).
+        memory: What has been read.
         seed: Of what is dropped.
     """
     hidden = constants.see_own(layer, hidden, bias.transpose(0, 1), seed)
-    cross_q, cross_out = layer.cross
+    cross_q, cross_out, *kv = layer.cross
     states = constants.norm(hidden, layer.qkv.dtype)
     (queries,) = constants.heads(functional.linear(states, cross_q), 1)
-    written, given = slots
-    unseen = _unseen(written[:, None] != given[:, None])[:, :, None]  # (R, S, 1, W)
-    keys, values = [read, read] if kv is None else constants.heads(functional.linear(read, kv), 2)
+    unseen = _unseen(memory.asking[:, None] != memory.slots[:, None])[:, :, None]  # (R, S, 1, W)
+    keys = values = memory.states
+    if kv:
+        keys, values = constants.heads(functional.linear(memory.states, *kv), 2)
     seen = constants.attend(queries, keys, values, bias=unseen, seed=seed, number=4)
     hidden = constants.add(hidden, functional.linear(seen, cross_out), seed, 5)
     return constants.feed_forward(layer, hidden, seed)
@@ -222,10 +231,11 @@ PIECES = Pieces(embed, encoder_layer, decoder_layer, close, loss)
 
 @cache
 def compile_pieces(*, backend: str = "inductor") -> Pieces:
-    """Compile every piece when it is first called: for each length of inputs, for any batch.
+    """Compile every piece when it is first called: for each width of bins, for any number of them.
 
-    What is compiled serves all trainings of a process.
+    What is compiled serves all trainings of a process, so that there may be many forms of it.
     """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILED)
     compiled = {name: torch.compile(piece, backend=backend) for name, piece in vars(PIECES).items()}
     return Pieces(**compiled)
 
@@ -251,23 +261,36 @@ def summed_loss(
         pieces: Compiled or not.
     """
     constants = Constants(network.n_heads, network.eps, dropout, network.multiplied)
+    for each in network.tensors():
+        _one_shape(each)
     seeds = _draw_seeds(4 + len(network.encoder) + len(network.decoder), like=batch.inputs)
-    inputs, slots, before, labels = map(any_batch, (*vars(batch).values(),))
+    inputs, slots, before, labels = map(any_batch, vars(batch).values())
     hidden = any_batch(pieces.embed(constants, inputs, network.embedding, next(seeds)))
-    bias = _one_shape(network.encoder_bias)
+    bias = network.encoder_bias
     for layer in network.encoder:
         hidden = pieces.encoder_layer(constants, layer, hidden, bias, slots, next(seeds))
         hidden = any_batch(hidden)
-    read = any_batch(pieces.close(constants, hidden, network.dtype, next(seeds)))
+    states = any_batch(pieces.close(constants, hidden, network.dtype, next(seeds)))
     hidden = any_batch(pieces.embed(constants, before, network.embedding, next(seeds)))
-    bias, written = _of_targets(network.decoder_bias, n=labels.shape[1], n_written=n_written)
-    both, layers = (written, slots), network.decoder
-    readers = [None] * len(layers) if network.multiplied else network.cross_kv.chunk(len(layers))
-    for layer, kv in zip(layers, readers, strict=True):
-        hidden = pieces.decoder_layer(constants, layer, kv, hidden, bias, read, both, next(seeds))
+    bias, asking = _of_targets(network.decoder_bias, n=labels.shape[1], n_written=n_written)
+    memory = Memory(states, slots, asking)
+    for layer in _with_readers(network):
+        hidden = pieces.decoder_layer(constants, layer, hidden, bias, memory, next(seeds))
         hidden = any_batch(hidden)
     groups = _group(rivals, len(network.head), n_tokens=len(network.embedding), like=labels)
     return pieces.loss(constants, hidden, network.head, labels, groups, next(seeds))
+
+
+def _with_readers(network: Network) -> Sequence[Layer]:
+    """Give the decoder's layers, each with what makes its keys and values of the input, if any."""
+    layers = network.decoder
+    if network.multiplied:
+        return layers
+    readers = map(_one_shape, network.cross_kv.chunk(len(layers)))
+    return [
+        replace(layer, cross=(*layer.cross, reader))
+        for layer, reader in zip(layers, readers, strict=True)
+    ]
 
 
 def _draw_seeds(n: int, *, like: Tensor) -> Iterator[Tensor]:

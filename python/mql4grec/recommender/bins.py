@@ -34,6 +34,7 @@ def fill_bins(lengths: NDArray[np.int64], *, width: int, n_slots: int) -> NDArra
         int64 (R, n_slots, 2): which sample is in each slot of each bin, and at which token it
         begins; -1 and `width` where a slot is empty. The first slot of a bin is not.
     """
+    assert lengths.max(initial=0) <= width
     order = np.argsort(-lengths, kind="stable")
     sizes, first, last = lengths[order].tolist(), 0, len(order) - 1
     places, taken, begins, n_bins = [], [], [], 0
@@ -59,10 +60,10 @@ class Binned:
 
     Attributes:
         inputs: int64 (R, W).
-        slots: Which slot of its bin each of these tokens is of, int32 (R, W); as many as there are
-            slots on padding.
+        slots: Which slot of its bin each of these tokens is of, int32 (R, W); on padding `n_slots`,
+            which none is.
         before: What the decoder reads, int64 (R, S): each slot has as many tokens as the longest
-            target, and the last ones are of none.
+            target, and a few after the last slot, up to a multiple of eight, are of none.
         labels: int64 (R, S), `IGNORED` where nothing counts.
     """
 
@@ -92,15 +93,15 @@ class DeviceSamples:
     pad: int
     eos: int
 
-    def until(self, n: Tensor, place: Tensor, where: Tensor, *, rest: int) -> Tensor:
-        """Give the tokens that are before place n, the end there, and `rest` after it."""
+    def until(self, n: Tensor, place: Tensor, where: Tensor, *, after: int) -> Tensor:
+        """Give the tokens that are before place n, the end there, and `after` behind it."""
         found = self.tokens[where.clamp(0, len(self.tokens) - 1)].long()
-        end = torch.where(place == n, self.eos, rest)
+        end = torch.where(place == n, self.eos, after)
         return torch.where(place < n, found, end)
 
 
 def aligned(size: int) -> int:
-    """Fill a size of matrices up to a multiple of eight, which makes products in bfloat16 fast."""
+    """Fill up to a multiple of eight, 16 bytes of bfloat16: sizes and places of fast matrices."""
     return -(-size // 8) * 8
 
 
@@ -116,12 +117,12 @@ def place_samples(
     prompt, n_prompt, read, n, _, _ = samples.spans[held.gather(1, slots)].unbind(2)
     where = torch.where(place < n_prompt, prompt + place, read + place - n_prompt)
     place = place - n_prompt
-    inputs = samples.until(n, place, where, rest=samples.pad)
+    inputs = samples.until(n, place, where, after=samples.pad)
     slots = torch.where(place > n, n_slots, slots).int()
     target, n_codes = samples.spans[held][:, :, 4:].unbind(2)
     place = torch.arange(samples.n_written, device=bins.device)
     where = target[:, :, None] + place
-    labels = samples.until(n_codes[:, :, None], place, where, rest=IGNORED)
+    labels = samples.until(n_codes[:, :, None], place, where, after=IGNORED)
     before = functional.pad(labels[:, :, :-1], (1, 0), value=samples.pad)
     before = torch.where(before == IGNORED, samples.pad, before).flatten(1)
     rest = (0, aligned(before.shape[1]) - before.shape[1])

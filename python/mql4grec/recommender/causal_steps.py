@@ -126,7 +126,8 @@ class CausalSteps(GraphSteps):
         rate = model.config.dropout_rate
         self._dropout = RandomDropout(rate) if rate else None
         self._n_open = 0 if lookups.teacher is None else 1
-        self._longest = int(lookups.lengths.max())
+        self._lengths = lookups.lengths.cpu().numpy()
+        self._longest = int(self._lengths.max())
 
     def draw(self, corpus: Corpus, epoch: Epoch) -> None:
         """Go on with the windows of another epoch, which are as many."""
@@ -136,15 +137,17 @@ class CausalSteps(GraphSteps):
         lookups.starts.copy_(torch.from_numpy(epoch.samples.starts))
         lookups.lengths.copy_(torch.from_numpy(epoch.samples.lengths))
         lookups.n_answered.copy_(torch.from_numpy(epoch.n_answered))
-        self._longest = max(self._longest, int(epoch.samples.lengths.max()))
+        self._lengths = epoch.samples.lengths
+        self._longest = max(self._longest, int(self._lengths.max()))
 
     def begin(self) -> None:
         """Begin an optimizer step."""
         torch._foreach_zero_(self._gradients)
         self._loss.zero_()
 
-    def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
-        """Add a micro-batch of windows; `longest` is without the place beyond the end."""
+    def add(self, rows: NDArray[np.int64], *, seed: int) -> None:
+        """Add a micro-batch of windows."""
+        longest = int(self._lengths[rows].max())  # without the place beyond the end
         length = next(each for each in (*LENGTHS, longest) if each >= longest)
         length = min(length, self._longest) + self._n_open
         self._do_pass(torch.from_numpy(rows), length, seed=seed)

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +21,30 @@ from mql4grec.language import Corpus
 from mql4grec.recommender.epochs import Epoch
 
 Work = Callable[[], None]
-Record = Callable[[Work], Work]
+Record = Callable[[Work, bool], Work]
 
 
-def record_graph(work: Work) -> Work:
-    """Record work on the current CUDA device; gives what does it.
+class GraphRecorder:
+    """Records work on the current CUDA device."""
 
-    Args:
-        work: Waits for the host nowhere, and reads and writes the same tensors each time.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+    def __init__(self) -> None:
+        """Share no memory yet."""
+        self._pool: Any = None
+
+    def __call__(self, work: Work, keeps: bool) -> Work:
+        """Record; gives what does the work.
+
+        Args:
+            work: Waits for the host nowhere, and reads and writes the same tensors each time.
+            keeps: Whether anything that it makes is needed later; otherwise it has its memory
+                together with all others that keep nothing.
+        """
+        graph = torch.cuda.CUDAGraph()
+        if not keeps:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=None if keeps else self._pool):
+            work()
+        return graph.replay
 
 
 class Recordings:
@@ -44,22 +56,22 @@ class Recordings:
         seconds: That first and second times took so far.
     """
 
-    def __init__(self, record: Record = record_graph) -> None:
-        """Begin with nothing recorded; `record` says how that is done."""
-        self._record = record
+    def __init__(self, record: Record | None = None) -> None:
+        """Begin with nothing recorded; `record` says how that is done, None: by CUDA graphs."""
+        self._record = record or GraphRecorder()
         self._done: set[Hashable] = set()
         self._recorded: dict[Hashable, Work] = {}
         self._stream: torch.cuda.Stream | None = None
         self.seconds = 0.0
 
-    def do(self, name: Hashable, work: Work) -> None:
-        """Do the work of this name."""
+    def do(self, name: Hashable, work: Work, *, keeps: bool = True) -> None:
+        """Do the work of this name; `keeps` as for `GraphRecorder`."""
         if name in self._recorded:
             self._recorded[name]()
             return
         began = time.monotonic()
         if name in self._done:
-            self._recorded[name] = self._record(work)
+            self._recorded[name] = self._record(work, keeps)
             self._recorded[name]()
         else:
             self._done.add(name)
@@ -110,12 +122,11 @@ class GraphSteps(ABC):
         """Begin an optimizer step."""
 
     @abstractmethod
-    def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
+    def add(self, rows: NDArray[np.int64], *, seed: int) -> None:
         """Add a micro-batch.
 
         Args:
             rows: int64 (B,), of the epoch's samples.
-            longest: Tokens, or items, of the longest input among them, if they are sorted.
             seed: Of what is drawn.
         """
 
@@ -144,11 +155,11 @@ class GraphSteps(ABC):
         pinned = rows.pin_memory() if device.type == "cuda" else rows  # read without waiting
         own.copy_(pinned, non_blocking=True)
         torch.manual_seed(seed)
-        self._recordings.do(shape, partial(self._pass, *shape))
+        self._recordings.do(shape, partial(self._pass, *shape), keeps=False)
 
     @abstractmethod
     def _pass(self, n: int, width: int) -> None:
-        """Add loss and gradients of the `n` samples or bins that lie in `_rows`."""
+        """Add loss and gradients of the `n` samples or bins that lie in `_rows`; keep nothing."""
 
     @abstractmethod
     def _gather(self) -> None:

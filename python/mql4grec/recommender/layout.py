@@ -66,8 +66,8 @@ class Network:
             would see later ones.
         encoder: Its layers.
         decoder: Its layers.
-        cross_kv: Keys and values of all decoder layers (2 * layers * H * d_kv, D); without rows in
-            a network that is multiplied out.
+        cross_kv: Keys and values of all decoder layers (2 * layers * H * d_kv, D); without rows
+            where attention is multiplied out.
         head: (V, D), final norm and scale folded in.
         n_heads: H.
         d_kv: Numbers per head.
@@ -92,7 +92,7 @@ class Network:
 
     @property
     def multiplied(self) -> bool:
-        """Whether attention's projections are multiplied out, for a pass without padding."""
+        """Whether attention's projections are multiplied out, as in `multiplied`."""
         return not len(self.cross_kv)
 
     def tensors(self) -> list[Tensor]:
@@ -157,16 +157,14 @@ def lay_out(
     encoder, decoder = parts.encoder.block, parts.decoder.block
     later = torch.ones(n_written, n_written, dtype=torch.bool, device=model.device).triu(1)
     bias = decoder[0].layer[0].SelfAttention.compute_bias(n_written, n_written)[0]
-    make_layers, cross_kv = _layers, fold_cross_kv(model)
-    if multiply_out:
-        make_layers, cross_kv = partial(_multiplied, model), cross_kv[:0]
+    make_layers = partial(_multiplied, model) if multiply_out else _layers
     return Network(
         embedding=parts.shared.weight,
         encoder_bias=encoder[0].layer[0].SelfAttention.compute_bias(n_read, n_read)[0],
         decoder_bias=bias.masked_fill(later, -torch.inf),
         encoder=make_layers(encoder),
         decoder=make_layers(decoder),
-        cross_kv=cross_kv,
+        cross_kv=parts.shared.weight.new_empty(0) if multiply_out else fold_cross_kv(model),
         head=fold_head(model),
         n_heads=config.num_heads,
         d_kv=config.d_kv,

@@ -168,7 +168,7 @@ def _add_gradients(
 
 def _add_by_graphs(
     loop: Loop,
-    epoch: Epoch,
+    _: Epoch,
     micro_batches: list[NDArray[np.int64]],
     *,
     number: int,
@@ -178,7 +178,7 @@ def _add_by_graphs(
     assert loop.graphs is not None
     loop.graphs.begin()
     for rows, seed in _own(loop, micro_batches, number=number):
-        loop.graphs.add(rows, longest=int(epoch.input_lengths[rows[0]]), seed=seed)
+        loop.graphs.add(rows, seed=seed)
     return loop.graphs.finish(n_tokens=n_tokens)
 
 

@@ -1,8 +1,10 @@
 """Optimizer steps of a T5 on a GPU, as graphs.
 
-A graph has fixed shapes and addresses. A micro-batch's samples lie in bins of one width, and a few
-bins are empty, so that their number is one of few. Batches are made on the device: the host only
-says where which sample lies. The weights are laid out and cast once a step.
+A graph has fixed shapes and addresses. A micro-batch's samples lie in bins as wide as the longest
+input, of which one in sixteen at most is empty, so that their number is one of few. (Attention
+looks at whole bins: a few histories of many hundred tokens make that much work for all.) Batches
+are made on the device: the host only says where which sample lies. The weights are laid out and
+cast once a step.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
 from mql4grec import language
+from mql4grec.errors import ConfigError
 from mql4grec.language import Corpus
 from mql4grec.recommender.binned import Pieces, summed_loss
 from mql4grec.recommender.bins import DeviceSamples, aligned, fill_bins, make_batch
@@ -27,8 +30,8 @@ from mql4grec.recommender.epochs import Epoch
 from mql4grec.recommender.graphs import GraphSteps, Recordings
 from mql4grec.recommender.layout import Network, lay_out, multiplying_pays
 
-BIN_STEP = 16  # what the number of bins is filled up to a multiple of
 ROOM = 1.25  # slots of a bin, beside the samples that it holds on average
+MOST_SCORES = 2**31  # of attention in a pass: places that are hashed are int32
 
 
 class T5Steps(GraphSteps):
@@ -87,13 +90,24 @@ class T5Steps(GraphSteps):
         """Begin an optimizer step."""
         self._recordings.do("begin", self._begin)
 
-    def add(self, rows: NDArray[np.int64], *, longest: int, seed: int) -> None:
-        """Add a micro-batch in bins, of which some more are empty."""
+    def add(self, rows: NDArray[np.int64], *, seed: int) -> None:
+        """Add a micro-batch in bins, of which some more are empty.
+
+        Raises:
+            ConfigError: If there are too many for one pass.
+        """
         bins = fill_bins(self._lengths[rows], width=self._width, n_slots=self._n_slots)
         bins[..., 0] = np.where(bins[..., 0] < 0, -1, rows[bins[..., 0]])
-        filled = torch.full((-(-len(bins) // BIN_STEP) * BIN_STEP, *bins.shape[1:]), -1)
+        filled = torch.full((_of_few(len(bins)), *bins.shape[1:]), -1)
         filled[..., 1] = 0
         filled[: len(bins)] = torch.from_numpy(bins)
+        n_scores = len(filled) * self._network.n_heads * self._width**2
+        if n_scores >= MOST_SCORES:
+            raise ConfigError(
+                f"`micro_batch_size`: with `graphs` expected as many samples as have fewer than "
+                f"2^31 scores of attention, got {len(rows)} with {n_scores}; set it to "
+                f"{max(len(rows) * MOST_SCORES // (2 * n_scores), 1)}"
+            )
         self._do_pass(filled, self._width, seed=seed)
 
     def _gather(self) -> None:
@@ -160,6 +174,12 @@ def _input_lengths(spans: NDArray[np.int64]) -> NDArray[np.int64]:
     """Give the tokens of inputs (S), with their prompt and end."""
     found: NDArray[np.int64] = spans[:, 1] + spans[:, 3] + 1
     return found
+
+
+def _of_few(n: int) -> int:
+    """Give a number of n or more, by a sixteenth at most, that others near n are filled up to."""
+    step = max((1 << n.bit_length()) // 32, 1)
+    return -(-n // step) * step
 
 
 def _join(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
