@@ -221,14 +221,19 @@ def bench_model(shop: Shop, settings: RecommenderSettings, *, minutes: float) ->
 
 def products(flop: float, rate: float) -> dict[str, Any]:
     """Tell what share of the device's peak the training's matrix products are."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    peak = next((peak for part, peak in PEAKS.items() if part in name), None)
+    peak = find_peak()
     return {
         "flop_per_sample": flop,
         "flop_per_second": flop * rate,
         "peak_flop_per_second": peak,
         "share_of_peak": None if peak is None else flop * rate / peak,
     }
+
+
+def find_peak() -> float | None:
+    """Give the FLOP that the device does a second in bfloat16 at most, None if it is not known."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 def plan_training(

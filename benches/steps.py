@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from instruments import PEAKS, device_name
+from instruments import device_name, find_peak
 from recommender import STEP, World
 from rivals import T5_ROWS
 from torch.profiler import ProfilerActivity, profile
@@ -188,8 +188,7 @@ def products(counted: Callable[[], Steps], rate: float) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counter:
         next(counted())
     flop = counter.get_total_flops() / STEP
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    peak = next((peak for part, peak in PEAKS.items() if part in name), None)
+    peak = find_peak()
     share = None if peak is None else round(flop * rate / peak, 4)
     return {"mflop_per_sample": round(flop / 1e6, 1), "share_of_peak": share}
 

@@ -55,16 +55,11 @@ def make_dropout(rate: float, *, seed: int, device: torch.device) -> Dropout | N
 
 
 @dataclass(frozen=True)
-class HashedDropout:
-    """Masks that are a hash of seed and place, which a GPU's compiler makes where they are used.
-
-    A generator that draws 32 bits takes over a hundred operations for them, which was a sixth of a
-    training's time on a GPU; this takes ten. The rounds are those of a usual hash of integers
-    (Wellons' lowbias32), with the seed in two of them, so that masks of other seeds are no shifted
-    ones.
+class _Share:
+    """Of what is dropped.
 
     Attributes:
-        rate: Of what is dropped, rounded to 1/2^32.
+        rate: From 0 to 1.
     """
 
     rate: float
@@ -73,6 +68,16 @@ class HashedDropout:
     def scale(self) -> float:
         """What the kept are multiplied by, so that the mean stays; 0 where all are dropped."""
         return 1 / (1 - self.rate) if self.rate < 1 else 0.0
+
+
+class HashedDropout(_Share):
+    """Masks that are a hash of seed and place, which a GPU's compiler makes where they are used.
+
+    A generator that draws 32 bits takes over a hundred operations for them, and kernels with one
+    were a fifth of a training's time on a GPU; this takes ten. The rounds are those of a usual hash
+    of integers (Wellons' lowbias32), with the seed in two of them, so that masks of other seeds are
+    no shifted ones. The rate is rounded to 1/2^32.
+    """
 
     def mask(self, like: Tensor, seed: Tensor) -> Tensor:
         """Give ones and zeros of a tensor's shape and type; `seed` is int32 ()."""
@@ -85,20 +90,8 @@ class HashedDropout:
         return (bits >= n_dropped - 2**31).to(like.dtype)
 
 
-@dataclass(frozen=True)
-class RandomDropout:
-    """Masks from the device's own generator: fewest operations, where a GPU does one by one.
-
-    Attributes:
-        rate: Of what is dropped.
-    """
-
-    rate: float
-
-    @property
-    def scale(self) -> float:
-        """What the kept are multiplied by, so that the mean stays; 0 where all are dropped."""
-        return 1 / (1 - self.rate) if self.rate < 1 else 0.0
+class RandomDropout(_Share):
+    """Masks from the device's own generator: fewest operations, where a GPU does one by one."""
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw ones and zeros of a tensor's shape and type."""
