@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 import tiny
 from mql4grec import artifacts, baselines, catalog, pipeline, report, seeds
 from mql4grec.catalog import Catalog, Histories
-from mql4grec.cli.tables import print_results
+from mql4grec.cli.tables import print_results, print_seeds
 from mql4grec.config import EvaluationSettings, Settings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
@@ -22,7 +23,7 @@ from mql4grec.evaluation.candidates import describe
 from mql4grec.report import read_rankings
 from mql4grec.runtime import SILENT
 from mql4grec.stages.combining import fit_on
-from mql4grec.stages.context import Context
+from mql4grec.stages.context import Context, parts_of
 from mql4grec.stages.evaluation import evaluate
 from mql4grec.stages.groups import group_items
 
@@ -89,10 +90,9 @@ def test_what_is_trained_or_learnt_stays_as_it_is(finished: Path, refitted: Path
         artifacts.read_json(folder / "evaluation" / "metrics.json", made_by="evaluate")
         for folder in (finished, refitted)
     )
-    assert "refitted" not in before
-    assert after["refitted"] == REFITTED
     for old, new in ((before, after), (before["seen_removed"], after["seen_removed"])):
-        assert "refitted" not in new or new is after
+        assert "refitted" not in old
+        assert new["refitted"] == REFITTED
         assert set(old) == set(new) - {"refitted"}
         for part in ("combination", "reranking"):
             assert new[part] == old[part]
@@ -172,8 +172,63 @@ def test_figures_are_told_to_be_refitted(
         assert seeds.summarise([settings_of(folder)] * 2).get("refitted") == expected
 
 
+def figures_of(folder: Path, part: str = "") -> dict[str, Any]:
+    """Read the figures of a part, and the rankings that they are of."""
+    found = artifacts.read_json(folder / "evaluation" / "metrics.json", made_by="evaluate")
+    whole = found[part] if part else found
+    figures = {name: whole[name] for name in ("rankings", "significance", "by_training_events")}
+    figures["refitted"] = whole.get("refitted")
+    for path in sorted((folder / "evaluation" / "rankings" / part).glob("*.parquet")):
+        figures[path.stem] = pl.read_parquet(path).rows()
+    return figures
+
+
+@pytest.mark.parametrize("is_main", [False, True])
+def test_both_are_compared_in_one_run(
+    finished: Path,
+    refitted: Path,
+    is_main: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    folder = tmp_path / "run"
+    values = (f"evaluation.refit={is_main}", "evaluation.compare_refit=true")
+    settings = tiny.settings(folder, *VALUES, *values)
+    assert pipeline.run(settings, journal=SILENT) == ["evaluate metrics", "report"]
+    mains, others = (refitted, finished) if is_main else (finished, refitted)
+    other = "without_refit" if is_main else "with_refit"
+    parts = ["", "seen_removed", other, f"seen_removed.{other}"]
+    assert parts_of(settings) == parts
+    for part, run in zip(parts, [mains, mains, others, others], strict=True):
+        removed = "seen_removed" if part.startswith("seen_removed") else ""
+        assert figures_of(folder, part) == figures_of(run, removed)
+    assert figures_of(folder) != figures_of(folder, other)
+
+    print_results(settings)
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert printed.count(NOTE) == 2
+    page = (folder / "report" / "index.html").read_text()
+    assert page.count("last but one events too") == 2
+    how = "baselines not refitted" if is_main else "baselines refitted"
+    assert f"Rankings on the test items, without the items of the history, {how}" in page
+
+    over_seeds = seeds.summarise([settings] * 2)
+    for part in parts:
+        told, expected = over_seeds[part] if part else over_seeds, figures_of(folder, part)
+        assert told.get("refitted") == expected["refitted"]
+        for name, values_of in told["rankings"].items():
+            means = {metric: one["mean"] for metric, one in values_of.items()}
+            assert means == pytest.approx(expected["rankings"][name])
+    artifacts.write_json(folder / seeds.RESULT, over_seeds)
+    print_seeds(settings)
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert printed.count(NOTE) == 2
+
+
 def test_it_is_off_by_default_and_true_or_false() -> None:
     assert not EvaluationSettings().refit
+    assert not EvaluationSettings().compare_refit
     with pytest.raises(ValidationError, match="refit"):
         EvaluationSettings.model_validate({"refit": "sometimes"})
 

@@ -19,7 +19,7 @@ from mql4grec.config import Settings
 from mql4grec.evaluation import METRICS
 from mql4grec.report import read_rankings
 from mql4grec.runtime import Journal
-from mql4grec.stages.context import SEEN
+from mql4grec.stages.context import parts_of
 
 RESULT = "seeds.json"
 
@@ -70,9 +70,9 @@ def summarise(runs: Sequence[Settings]) -> dict[str, Any]:
         "seeds", "n_users", "n_items", "rankings" (by name and metric the mean over seeds, and the
         standard deviation with n - 1), and as in `metrics.json`, with each user's share in a metric
         averaged over seeds, "intervals", "differences" and "significance": these know how users
-        differ; the standard deviation, how seeds do. Of runs that compare them, the same figures
-        with seen items removed (or kept) in a part of their own, as in `metrics.json`; of runs with
-        `evaluation.refit`, "refitted" too.
+        differ; the standard deviation, how seeds do. With refitted baselines, "refitted" names
+        them. What a run compares, seen items removed (or kept), refitted (or not), has the same
+        figures in parts of their own, as in `metrics.json`.
     """
     first = runs[0]
     shop = catalog.load(first.folder / "catalog" / first.target.name, first.target.name)
@@ -83,13 +83,12 @@ def summarise(runs: Sequence[Settings]) -> dict[str, Any]:
         "n_items": shop.n_items,
     }
     told = artifacts.read_json(first.folder / "evaluation" / "metrics.json", made_by="run --seeds")
-    if "refitted" in told:
-        found["refitted"] = told["refitted"]
-    for part in ("", *SEEN.values()):
-        names = list((told.get(part, {}) if part else told).get("rankings", {}))
-        if names:
-            figures = _compare_rankings(runs, shop, names, part=part)
-            found |= {part: figures} if part else figures
+    for part in parts_of(first):
+        of_first = told[part] if part else told
+        figures = _compare_rankings(runs, shop, list(of_first["rankings"]), part=part)
+        if "refitted" in of_first:
+            figures["refitted"] = of_first["refitted"]
+        found |= {part: figures} if part else figures
     return found
 
 

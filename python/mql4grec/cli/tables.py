@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
-SEEN_KEYS = ("seen_removed", "seen_kept")  # of the other way, in metrics.json and seeds.json
 
 
 def print_collisions(settings: Settings) -> None:
@@ -137,17 +136,15 @@ def print_results(settings: Settings) -> None:
     """Print the table of metrics, generative rankings first."""
     from mql4grec import artifacts
     from mql4grec.runtime import is_main_process
+    from mql4grec.stages.context import parts_of
 
     if not is_main_process():
         return
     path = settings.folder / "evaluation" / "metrics.json"
     found = artifacts.read_json(path, made_by="evaluate")
     title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
-    _print_rankings(found, title=title)
-    for key in SEEN_KEYS:
-        if key in found:
-            _print_rankings(found[key], title=_seen_title(title, key))
-    _print_refitted(found)
+    for part in parts_of(settings):
+        _print_rankings(found[part] if part else found, title=_part_title(title, part))
     print(f"metrics: {path}")
     page = settings.folder / "report" / "index.html"
     if page.exists():
@@ -168,12 +165,14 @@ def _print_rankings(found: Mapping[str, Any], *, title: str) -> None:
     if "by_training_events" in found:
         _print_by_events(found["by_training_events"], title=title)
     _print_significance(found.get("significance", {}))
+    _print_refitted(found)
 
 
 def print_seeds(settings: Settings) -> None:
     """Print means and standard deviations over the seeds of a run."""
     from mql4grec import artifacts, seeds
     from mql4grec.runtime import is_main_process
+    from mql4grec.stages.context import parts_of
 
     if not is_main_process():
         return
@@ -181,11 +180,9 @@ def print_seeds(settings: Settings) -> None:
     found = artifacts.read_json(path, made_by="run --seeds")
     title = f"{settings.target.name}: {found['n_users']:,} users, {found['n_items']:,} items"
     numbers = ", ".join(map(str, found["seeds"]))
-    _print_spreads(found, title=title, seeds=numbers)
-    for key in SEEN_KEYS:
-        if key in found:
-            _print_spreads(found[key], title=_seen_title(title, key), seeds=numbers)
-    _print_refitted(found)
+    for part in parts_of(settings):
+        figures = found[part] if part else found
+        _print_spreads(figures, title=_part_title(title, part), seeds=numbers)
     print(f"seeds:   {path}")
 
 
@@ -209,11 +206,13 @@ def _print_spreads(found: Mapping[str, Any], *, title: str, seeds: str) -> None:
         table.add_row(ranking, *cells)
     console().print(table)
     _print_significance(found["significance"])
+    _print_refitted(found)
 
 
-def _seen_title(title: str, key: str) -> str:
-    """Name a table of the other way to treat seen items."""
-    return f"{title}, {key.replace('_', ' items ')}"
+def _part_title(title: str, part: str) -> str:
+    """Name a table of a part of the figures, by how it differs from the main one."""
+    told = [name.replace("seen_", "seen items ").replace("_", " ") for name in part.split(".")]
+    return ", ".join([title, *told]) if part else title
 
 
 def _print_significance(found: Mapping[str, Any]) -> None:

@@ -386,6 +386,8 @@ class EvaluationSettings(Record):
     told to be. The recommender and SASRec are not trained again, and rankings of `files` are as
     they are. Four matrices of EASE^R, N x N floats, are held in memory then, otherwise two; half as
     many with `ease_codes_weight: 0`."""
+    compare_refit: bool = False
+    """Report all rankings refitted and not. `refit` says which are the main ones."""
     files: tuple[RankingFileSettings, ...] = ()
     n_bootstrap: Positive = 1000
     item_knn_shrink: float = Field(default=50, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mql4grec.report.charts import Bar, bar_chart
@@ -38,9 +38,11 @@ BASELINES = {
 }
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
 TESTED = ("NDCG@10", "HR@10")
-OTHER_WAYS = {
+HOW = {  # names of what differs in a part of the figures
     "seen_removed": "without the items of the history",
     "seen_kept": "with the items of the history",
+    "with_refit": "baselines refitted",
+    "without_refit": "baselines not refitted",
 }
 GROUP_COLUMNS = ("HR@10", "NDCG@10")
 CHARTED = {
@@ -76,8 +78,16 @@ def results(metrics: Mapping[str, Any] | None) -> Html:
         _significance(metrics.get("significance") or {}),
         _twin_level(metrics),
         _by_training_events(metrics),
-        *(_other_way(metrics[key], how) for key, how in OTHER_WAYS.items() if key in metrics),
+        *(_other_way(metrics[part], how) for part, how in _parts(metrics)),
     )
+
+
+def _parts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """List the parts of the figures beside the main one, and how they differ from it."""
+    for key in metrics:
+        names = key.split(".")
+        if set(names) <= set(HOW):
+            yield key, ", ".join(HOW[name] for name in names)
 
 
 def refit_note(metrics: Mapping[str, Any]) -> str:
@@ -163,9 +173,11 @@ def _significance(found: Mapping[str, Any], how: str = "") -> Html:
 
 
 def _other_way(found: Mapping[str, Any], how: str) -> Html:
-    """Show the figures of the same rankings with seen items removed, or kept."""
+    """Show the figures of the same rankings in another way."""
+    note = refit_note(found).strip()
     return join(
         [
+            paragraph(note) if note else NOTHING,
             _table(
                 found["rankings"],
                 found["intervals"],

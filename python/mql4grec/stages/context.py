@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SEQUENCE_TASK: dict[Modality, Task] = {"text": "seqrec", "image": "seqimage"}
 SEEN = {False: "seen_kept", True: "seen_removed"}  # names of the two ways to rank
+REFIT = {False: "without_refit", True: "with_refit"}  # and of the two that baselines are fitted
 INDEX_SUFFIX: dict[Modality, str] = {"text": "lemb", "image": "vitemb"}  # the authors' file names
 
 
@@ -96,6 +97,31 @@ def ways_of(settings: Settings) -> tuple[bool, ...]:
     """List whether seen items are removed: the main way, and if asked the other."""
     removed = settings.evaluation.remove_seen
     return (removed, not removed) if settings.evaluation.compare_seen else (removed,)
+
+
+def fits_of(settings: Settings) -> tuple[bool, ...]:
+    """List whether baselines are refitted: the main way, and if asked the other."""
+    refitted = settings.evaluation.refit
+    return (refitted, not refitted) if settings.evaluation.compare_refit else (refitted,)
+
+
+def part_of(settings: Settings, *, removed: bool, refitted: bool) -> str:
+    """Name a part of `metrics.json`, and the folder of its rankings: how it differs from the main.
+
+    The main part has no name, "".
+    """
+    names = [SEEN[removed]] if removed != settings.evaluation.remove_seen else []
+    names += [REFIT[refitted]] if refitted != settings.evaluation.refit else []
+    return ".".join(names)
+
+
+def parts_of(settings: Settings) -> list[str]:
+    """List the parts of `metrics.json`, the main one, "", first."""
+    return [
+        part_of(settings, removed=removed, refitted=refitted)
+        for refitted in fits_of(settings)
+        for removed in ways_of(settings)
+    ]
 
 
 def modalities(settings: Settings, shop: DatasetSettings) -> tuple[Modality, ...]:

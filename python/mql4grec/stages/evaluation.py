@@ -19,11 +19,12 @@ from mql4grec.errors import ConfigError
 from mql4grec.report import read_rankings, write_rankings
 from mql4grec.stages.combining import LISTED, Fitted, fit_on, made_by, make, tell, write_learnt
 from mql4grec.stages.context import (
-    SEEN,
     Context,
     before_path,
+    fits_of,
     load_catalog,
     load_ids,
+    part_of,
     ways_of,
 )
 from mql4grec.stages.decoding import (
@@ -75,30 +76,32 @@ def evaluate(context: Context, folder: Path) -> None:
     found: dict[str, Any] = {}
     if groups is not None:
         found["ease_codes_weight"] = groups.weight
-    if settings.evaluation.refit:
-        # Only now: what was learnt above is learnt from lists that do not know what they rank for.
-        fitted = fit_on(context, shop, groups, n_held_out=1)
-        found["refitted"] = [name for name in fitted.rankers if name != "sasrec"]
     items = _items(context, shop)
-    for removed in ways_of(settings):
-        rankings, told = _rank(context, shop, fitted, learnt=learnt.get(removed), removed=removed)
-        figures = evaluation.evaluate(
-            rankings,
-            shop.histories.target(1),
-            items=items,
-            settings=settings.evaluation,
-            seed=settings.seed,
-        )
-        figures |= told
-        is_main = removed == settings.evaluation.remove_seen
-        place = folder / "rankings" if is_main else folder / "rankings" / SEEN[removed]
-        for name, ranking in rankings.items():
-            path = place / f"{name}.parquet"
-            write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
-        if is_main:
-            found = figures | found
-        else:
-            found[SEEN[removed]] = {key: figures[key] for key in figures if key not in SHARED}
+    for refitted in sorted(fits_of(settings)):
+        if refitted:  # after what was learnt, from lists that do not know what they rank for
+            fitted = fit_on(context, shop, groups, n_held_out=1)
+        for removed in ways_of(settings):
+            rankings, told = _rank(
+                context, shop, fitted, learnt=learnt.get(removed), removed=removed
+            )
+            figures = evaluation.evaluate(
+                rankings,
+                shop.histories.target(1),
+                items=items,
+                settings=settings.evaluation,
+                seed=settings.seed,
+            )
+            figures |= told
+            if refitted:
+                figures["refitted"] = [name for name in fitted.rankers if name != "sasrec"]
+            part = part_of(settings, removed=removed, refitted=refitted)
+            for name, ranking in rankings.items():
+                path = folder / "rankings" / part / f"{name}.parquet"
+                write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
+            if part:
+                found[part] = {key: figures[key] for key in figures if key not in SHARED}
+            else:
+                found = figures | found
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
 
