@@ -7,6 +7,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 MIN_EVENTS = 3  # of a user: something to learn from, a validation target, a test target
+N_TARGETS = 2  # of these three
+COLD = 1  # sets the draw of cold items apart from what else the seed is for
 
 
 def k_core(
@@ -37,6 +39,35 @@ def k_core(
     kept = np.zeros(len(users), dtype=np.bool_)
     kept[rows] = True
     return kept
+
+
+def draw_items(events: pl.DataFrame, share: float, *, seed: int) -> pl.Series:
+    """Draw a share of the items that have events, rounded to whole items."""
+    items = events["item"].unique(maintain_order=True)
+    generator = np.random.default_rng([seed, COLD])
+    return items.gather(np.sort(generator.permutation(len(items))[: round(share * len(items))]))
+
+
+def hide(events: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
+    """Leave out the events of some items, but for users' last two: what training does not know.
+
+    Users who keep fewer than `MIN_EVENTS` events go.
+
+    Args:
+        events: In the order of the file; with "time" unless that is the order in time.
+        items: Keys of the items.
+
+    Source:
+        The cold-start experiment of TIGER (Rajput and others, NeurIPS 2023), which leaves 5 % of
+        the test items out of the training split.
+    """
+    users = number(events["user"], events["user"].unique(maintain_order=True))
+    order = in_time_order(events, users)
+    ends = np.cumsum(np.bincount(users, minlength=1))[users]  # (E,), where each user's events end
+    before_end = np.empty(len(events), dtype=np.int64)  # 1: the last
+    before_end[order] = ends[order] - np.arange(len(events))
+    known = ~events["item"].is_in(items.implode()) | pl.Series(before_end <= N_TARGETS)
+    return events.filter(known).filter(pl.len().over("user") >= MIN_EVENTS)
 
 
 def number(values: pl.Series, keys: pl.Series) -> NDArray[np.int64]:

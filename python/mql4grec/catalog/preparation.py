@@ -10,7 +10,7 @@ import polars as pl
 
 from mql4grec.artifacts import write_json
 from mql4grec.catalog.faults import Fault, clean_events, clean_items, settle
-from mql4grec.catalog.filtering import MIN_EVENTS, in_time_order, k_core, number
+from mql4grec.catalog.filtering import MIN_EVENTS, draw_items, hide, in_time_order, k_core, number
 from mql4grec.catalog.layout import save
 from mql4grec.catalog.readers import read_source
 from mql4grec.catalog.records import Catalog, Histories
@@ -43,8 +43,9 @@ def prepare(
             NAME.user2id and counts.json: {"rows_read", "items_read", "faults": {name: n},
             "before_k_core" and "after_k_core": {"users", "items", "events"} without and with the
             k-core and the short users' removal, "items" of the catalog, "items_without_text",
-            "items_without_picture"}.
-        seed: Of the demo shop.
+            "items_without_picture"}; with cold items "cold" too: how many "items" they are, and
+            the "events" and "users" that went for them.
+        seed: Of the demo shop, and of the cold items.
         journal: Told of the counts.
 
     Returns:
@@ -69,6 +70,8 @@ def prepare(
     }
     _refuse_empty(source, settings, counts)
     kept = _kept_items(items, events, all_stay=source.complete or settings.k_core == 0)
+    if settings.cold_items:
+        events, counts["cold"] = _hide_cold(events, source, settings, seed=seed)
     catalog, descriptions = _build(
         dataset.name, events, kept, source=source, folder=folder, journal=journal
     )
@@ -109,6 +112,22 @@ def _core(events: pl.DataFrame, *, user_min: int, item_min: int) -> pl.DataFrame
     users = number(events["user"], events["user"].unique())
     items = number(events["item"], events["item"].unique())
     return events.filter(pl.Series(k_core(users, items, user_min=user_min, item_min=item_min)))
+
+
+def _hide_cold(
+    events: pl.DataFrame, source: Source, settings: CatalogSettings, *, seed: int
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Leave out what training is not to know of the items that are drawn to be cold."""
+    cold = draw_items(events, settings.cold_items, seed=seed)
+    left = hide(events, cold)
+    before, after = _sizes(events), _sizes(left)
+    if not after["users"]:
+        raise DataError(
+            f"`{source.events_file}`: expected users with {MIN_EVENTS} events without those of "
+            f"cold items, got none of {before['users']}; lower `catalog.cold_items`"
+        )
+    gone = {name: before[name] - after[name] for name in ("users", "events")}
+    return left, {"items": len(cold), **gone}
 
 
 def _kept_items(

@@ -85,6 +85,10 @@ class CatalogSettings(Record):
     unknown_items: FaultPolicy = "drop"  # interactions with items that the items table lacks
     short_users: FaultPolicy = "drop"  # users with fewer than 3 events
     bad_timestamps: FaultPolicy = "drop"
+    cold_items: float = Field(default=0, ge=0, lt=1)
+    """Share of each shop's items, drawn by the seed, that training is not to know, to measure how
+    items that nobody has had yet are recommended: their events are left out, but for users' last
+    two, which are for validation and test."""
 
 
 class TextEncoderSettings(Record):

@@ -78,11 +78,13 @@ def _check_combined(settings: Settings) -> None:
 def _plan_items(settings: Settings) -> Iterator[Stage]:
     """From the shops' files to semantic IDs, and how good they are."""
     shops = settings.catalog.datasets
-    rules = settings.catalog.model_dump(mode="json", exclude={"datasets", "target"})
+    rules = settings.catalog.model_dump(mode="json", exclude={"datasets", "target", "cold_items"})
     covers: Any
     for shop in shops:
         files = [_identity(path) for path in _files(shop)]
         covers = (shop.model_dump(mode="json"), rules, files, settings.seed_of_data)
+        if settings.catalog.cold_items:
+            covers = (*covers, settings.catalog.cold_items)
         yield Stage("prepare", shop.name, f"catalog/{shop.name}", covers, (), prepare(shop))
     for shop, modality in encoded(settings):
         encoder = getattr(settings.embeddings, modality).model_dump(mode="json")
