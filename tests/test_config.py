@@ -9,7 +9,7 @@ from mql4grec import config
 from mql4grec.config import RecommenderSettings
 from mql4grec.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
 SHOP = "catalog: {datasets: [{name: A, format: demo}, {name: B, format: demo}]}\n"
 
 
