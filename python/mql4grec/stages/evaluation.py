@@ -76,34 +76,39 @@ def evaluate(context: Context, folder: Path) -> None:
     found: dict[str, Any] = {}
     if groups is not None:
         found["ease_codes_weight"] = groups.weight
-    items = _items(context, shop)
     for refitted in sorted(fits_of(settings)):
         if refitted:  # after what was learnt, from lists that do not know what they rank for
             fitted = fit_on(context, shop, groups, n_held_out=1)
         for removed in ways_of(settings):
+            part = part_of(settings, removed=removed, refitted=refitted)
             rankings, told = _rank(
                 context, shop, fitted, learnt=learnt.get(removed), removed=removed
             )
-            figures = evaluation.evaluate(
-                rankings,
-                shop.histories.target(1),
-                items=items,
-                settings=settings.evaluation,
-                seed=settings.seed,
-            )
-            figures |= told
+            figures = _measure(context, shop, rankings, place=folder / "rankings" / part) | told
             if refitted:
                 figures["refitted"] = [name for name in fitted.rankers if name != "sasrec"]
-            part = part_of(settings, removed=removed, refitted=refitted)
-            for name, ranking in rankings.items():
-                path = folder / "rankings" / part / f"{name}.parquet"
-                write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
             if part:
                 found[part] = {key: figures[key] for key in figures if key not in SHARED}
             else:
                 found = figures | found
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
+
+
+def _measure(
+    context: Context, shop: Catalog, rankings: Mapping[str, Rankings], *, place: Path
+) -> dict[str, Any]:
+    """Give the figures of rankings of the test users, and write these as tables."""
+    for name, ranking in rankings.items():
+        path = place / f"{name}.parquet"
+        write_rankings(path, ranking, user_ids=shop.user_ids, item_ids=shop.item_ids)
+    return evaluation.evaluate(
+        rankings,
+        shop.histories.target(1),
+        items=_items(context, shop),
+        settings=context.settings.evaluation,
+        seed=context.settings.seed,
+    )
 
 
 def _made(settings: Settings) -> tuple[bool, ...]:
