@@ -1,11 +1,7 @@
 """Our beam search against `generate`, against scoring every item, and against the known traps."""
 
-import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,162 +10,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from transformers import T5Config, T5ForConditionalGeneration
 
 from mql4grec import decoding, language
 from mql4grec.codes import SemanticIds
 from mql4grec.config import LanguageSettings
-from mql4grec.decoding import Rankings, t5
+from mql4grec.decoding import t5
 from mql4grec.decoding.progress import PARTIAL
-from mql4grec.runtime import Journal, Runtime
-
-SHAPES = [(5, 4, 7), (3, 3), (2, 9, 1, 4, 2), (64, 2, 2, 2)]
-Inputs = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class World:
-    """A random shop with a random tiny T5."""
-
-    ids: SemanticIds
-    vocabulary: language.Vocabulary
-    model: T5ForConditionalGeneration
-    trie: decoding.ItemTrie
-
-    @property
-    def items(self) -> set[int]:
-        return set(np.flatnonzero(self.ids.present).tolist())
-
-    def recommend(
-        self,
-        inputs: Inputs,
-        *,
-        n_beams: Any,
-        batch_size: int = 64,
-        search: decoding.Search | None = None,
-        filters: decoding.Filters | None = None,
-        folder: Path | None = None,
-        runtime: Runtime | None = None,
-        journal: Journal | None = None,
-    ) -> Rankings:
-        return decoding.recommend(
-            self.model,
-            self.trie,
-            vocabulary=self.vocabulary,
-            modality="text",
-            inputs=inputs,
-            n_beams=n_beams,
-            batch_size=batch_size,
-            search=search,
-            filters=filters,
-            folder=folder,
-            runtime=runtime,
-            journal=journal or Journal(),
-        )
-
-
-def make_world(seed: int, *, n_codes: tuple[int, ...] = (5, 4, 7), **config: Any) -> World:
-    generator = np.random.default_rng(seed)
-    space = int(np.prod(n_codes))
-    rows = generator.permutation(space)[: min(30, max(2, space // 2))]
-    ids = SemanticIds(
-        dataset="Shop",
-        modality="text",
-        codes=np.stack(np.unravel_index(rows, n_codes), axis=1).astype(np.uint16),
-        n_codes=n_codes,
-        present=generator.random(len(rows)) < 0.8,
-    )
-    ids.present[0] = True
-    vocabulary = language.build_vocabulary(LanguageSettings(), n_codes={"text": n_codes})
-    torch.manual_seed(seed)
-    sizes = {
-        "d_model": 16,
-        "d_ff": 24,
-        "d_kv": 8,
-        "num_heads": 2,
-        "num_layers": 2,
-        "decoder_start_token_id": vocabulary.pad,
-        "pad_token_id": vocabulary.pad,
-        "eos_token_id": vocabulary.eos,
-    }
-    model = T5ForConditionalGeneration(T5Config(vocab_size=vocabulary.n_tokens, **(sizes | config)))
-    return World(ids, vocabulary, model.eval(), decoding.build_trie(ids))
-
-
-def make_inputs(world: World, *, seed: int = 0, n_users: int = 5, width: int = 9) -> Inputs:
-    generator = np.random.default_rng(seed)
-    tokens = generator.integers(3, world.vocabulary.n_tokens, (n_users, width))
-    mask = (np.arange(width) < generator.integers(1, width + 1, (n_users, 1))).astype(np.int64)
-    return np.where(mask > 0, tokens, world.vocabulary.pad), mask
-
-
-def processor(world: World, *, n_start: int = 1) -> decoding.TrieLogitsProcessor:
-    return decoding.TrieLogitsProcessor(spelling(world), n_start=n_start)
-
-
-def spelling(world: World) -> decoding.Spelling:
-    return decoding.spell(world.trie, world.vocabulary, modality="text")
-
-
-def generate(world: World, inputs: Inputs, **arguments: Any) -> Any:
-    input_ids, attention_mask = (torch.as_tensor(part) for part in inputs)
-    return world.model.generate(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        max_new_tokens=len(world.ids.n_codes) + 1,
-        length_penalty=0.0,
-        return_dict_in_generate=True,
-        output_scores=True,
-        **{"do_sample": False, **arguments},
-    )
-
-
-def items_of(world: World, sequences: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Look up sequences that begin with the decoder start; -1 for what spells no item."""
-    codes = sequences[:, 1 : 1 + len(world.ids.n_codes)] - world.vocabulary.first_code["text"]
-    spelt = ((codes >= 0) & (codes < world.ids.n_codes)).all(axis=1)
-    found = world.trie.find(np.where(spelt[:, None], codes, 0).astype(np.uint16))
-    return np.where(spelt, found, np.int32(-1))
-
-
-def recommend_by_generate(world: World, inputs: Inputs, *, n_beams: int) -> Rankings:
-    """Rank as `recommend`, by `generate` with at least two beams."""
-    out = generate(
-        world,
-        inputs,
-        num_beams=n_beams,
-        num_return_sequences=n_beams,
-        logits_processor=[processor(world)],
-    )
-    scores = out.sequences_scores.numpy()
-    items = items_of(world, out.sequences.numpy())
-    # Where there are fewer items than beams, it returns duplicates with scores near -1e9.
-    items = np.where(scores < -1e8, np.int32(-1), items).reshape(-1, n_beams)
-    return Rankings(items=items, scores=np.where(items < 0, -np.inf, scores.reshape(items.shape)))
-
-
-def score_all(world: World, inputs: Inputs) -> NDArray[np.float32]:
-    """Score every item of the trie for every user by teacher forcing: (U, n_items)."""
-    codes = world.ids.codes[world.ids.present].astype(np.int64)
-    tokens = codes + np.array(world.vocabulary.first_code["text"])
-    labels = torch.as_tensor(np.pad(tokens, ((0, 0), (0, 1)), constant_values=world.vocabulary.eos))
-    scores = []
-    for input_ids, mask in zip(*(torch.as_tensor(part) for part in inputs), strict=True):
-        with torch.inference_mode():
-            logits = world.model(
-                input_ids=input_ids.expand(len(labels), -1),
-                attention_mask=mask.expand(len(labels), -1),
-                labels=labels,
-            ).logits
-        chosen = logits.log_softmax(dim=-1).gather(2, labels[:, :, None])
-        scores.append(chosen.sum(dim=(1, 2)).numpy())
-    return np.stack(scores)
-
-
-def assert_same(found: Rankings, expected: Rankings) -> None:
-    np.testing.assert_array_equal(found.items, expected.items)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+from mql4grec.runtime import Runtime
+from tiny_decoding import (
+    SHAPES,
+    Stop,
+    StoppingJournal,
+    World,
+    assert_same,
+    generate,
+    items_of,
+    make_inputs,
+    make_world,
+    processor,
+    recommend_by_generate,
+    score_all,
+)
 
 
 @settings(max_examples=12, deadline=None)
@@ -320,33 +181,6 @@ def test_a_restricted_trie_gives_only_those_items() -> None:
         assert set(row) - {-1} == set(np.flatnonzero(wanted).tolist())
 
 
-class Stop(Exception):
-    """An interruption."""
-
-
-class StoppingJournal(Journal):
-    """Stops after some batches; remembers where it started."""
-
-    def __init__(self, n_batches: int | None) -> None:
-        super().__init__()
-        self.left = n_batches
-        self.done: list[int] = []
-
-    @contextmanager
-    def track(
-        self, description: str, *, total: int, done: int = 0
-    ) -> Iterator[Callable[[int], None]]:
-        self.done.append(done)
-
-        def advance(n: int) -> None:
-            if self.left is not None:
-                self.left -= 1
-                if self.left == 0:
-                    raise Stop
-
-        yield advance
-
-
 def test_an_interrupted_call_goes_on_where_it_stopped(tmp_path: Path) -> None:
     world = make_world(9)
     inputs = make_inputs(world, n_users=7)
@@ -380,97 +214,6 @@ def test_what_another_call_left_is_not_used(tmp_path: Path) -> None:
     assert (tmp_path / PARTIAL).exists()
     found = world.recommend(inputs, n_beams=6, folder=tmp_path, runtime=runtime)
     assert_same(found, world.recommend(inputs, n_beams=6))
-
-
-def brute_force(world: World, prefix: tuple[int, ...]) -> set[int]:
-    """List the tokens that may follow a prefix of codes; eos where nothing may."""
-    level = len(prefix)
-    codes = [tuple(row) for row in world.ids.codes[world.ids.present].tolist()]
-    following = {c[level] for c in codes if level < len(c) and c[:level] == prefix}
-    first = world.vocabulary.first_code["text"]
-    return {first[level] + code for code in following} or {world.vocabulary.eos}
-
-
-def test_allowed_tokens_equal_brute_force_for_every_prefix() -> None:
-    world = make_world(0, n_codes=(3, 4, 2))
-    mask = processor(world, n_start=2)
-    prefix_function = decoding.prefix_allowed_tokens_fn(spelling(world), n_start=2)
-    for level in range(4):
-        prefixes = list(itertools.product(*(range(k) for k in world.ids.n_codes[:level])))
-        tokens = [
-            [0, 1, *np.add(prefix, world.vocabulary.first_code["text"][:level]).astype(int)]
-            for prefix in prefixes
-        ]
-        sequences = torch.tensor(tokens, dtype=torch.int64)
-        scores = torch.randn(len(prefixes), world.vocabulary.n_tokens)
-        masked = mask(sequences, scores)
-        for prefix, sequence, before, after in zip(
-            prefixes, sequences, scores, masked, strict=True
-        ):
-            expected = brute_force(world, prefix)
-            assert set(after.isfinite().nonzero().ravel().tolist()) == expected
-            assert torch.equal(after[after.isfinite()], before[after.isfinite()])
-            assert sorted(prefix_function(0, sequence)) == sorted(expected)
-
-
-def test_after_eos_only_padding_is_allowed() -> None:
-    world = make_world(0, n_codes=(3, 4, 2))
-    tokens = torch.tensor([[0, 9, 9, 9, world.vocabulary.eos]])
-    masked = processor(world)(tokens, torch.zeros(1, world.vocabulary.n_tokens))
-    assert masked.isfinite().nonzero().tolist() == [[0, world.vocabulary.pad]]
-
-
-def test_tokens_that_are_no_codes_of_their_level_may_only_end() -> None:
-    world = make_world(0, n_codes=(3, 4, 2))
-    first = world.vocabulary.first_code["text"]
-    for token in (world.vocabulary.eos, first[1], first[0] - 1, world.vocabulary.n_tokens - 1):
-        masked = processor(world)(
-            torch.tensor([[0, token]]), torch.zeros(1, world.vocabulary.n_tokens)
-        )
-        assert masked.isfinite().nonzero().tolist() == [[0, world.vocabulary.eos]]
-
-
-def test_the_prefix_function_generates_what_the_processor_does() -> None:
-    world = make_world(10)
-    inputs = make_inputs(world)
-    prefix_function = decoding.prefix_allowed_tokens_fn(spelling(world))
-    beams = {"num_beams": 5, "num_return_sequences": 5}
-    ours = generate(world, inputs, logits_processor=[processor(world)], **beams)
-    theirs = generate(world, inputs, prefix_allowed_tokens_fn=prefix_function, **beams)
-    assert torch.equal(ours.sequences, theirs.sequences)
-
-
-def test_sampling_with_the_processor_gives_items_only() -> None:
-    world = make_world(11)
-    torch.manual_seed(0)
-    out = generate(
-        world,
-        make_inputs(world),
-        do_sample=True,
-        num_return_sequences=40,
-        logits_processor=[processor(world)],
-    )
-    found = items_of(world, out.sequences.numpy())
-    assert (found >= 0).all()
-    assert len(set(found.tolist())) > 1
-
-
-def test_looking_up_the_last_token_alone_would_admit_what_is_no_item() -> None:
-    world = make_world(12, n_codes=(8, 8, 8))
-    codes = [tuple(row) for row in world.ids.codes[world.ids.present].tolist()]
-    pairs = {(level, c[level - 1], c[level]) for c in codes for level in (1, 2)}
-    starts = {c[0] for c in codes}
-    admitted = [
-        path
-        for path in itertools.product(range(8), repeat=3)
-        if path[0] in starts and all((i, path[i - 1], path[i]) in pairs for i in (1, 2))
-    ]
-    assert set(codes) < set(admitted)
-    found = world.trie.find(np.array(admitted, np.uint16))
-    assert (found >= 0).sum() == len(codes) == world.trie.n_items
-    inputs = make_inputs(world, n_users=1)
-    distinct = world.recommend(inputs, n_beams=len(admitted)).items[0]
-    assert set(distinct.tolist()) - {-1} == world.items
 
 
 def test_items_without_codes_are_not_in_the_trie() -> None:

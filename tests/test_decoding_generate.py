@@ -1,5 +1,6 @@
-"""The trie behind `generate`: on device tensors as in Rust, and behind a decoder-only model."""
+"""The trie behind `generate`: as brute force, on device tensors, behind a decoder-only model."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,10 +15,110 @@ from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.filters import Filters
 from mql4grec.decoding.gates import lay_out_filters
 from mql4grec.decoding.t5 import lay_out_t5
-from test_decoding import SHAPES, World, items_of, make_inputs, make_world, processor
+from tiny_decoding import (
+    SHAPES,
+    World,
+    generate,
+    items_of,
+    make_inputs,
+    make_world,
+    processor,
+    spelling,
+)
 from tiny_language import histories
 
 CPU = torch.device("cpu")
+
+
+def brute_force(world: World, prefix: tuple[int, ...]) -> set[int]:
+    """List the tokens that may follow a prefix of codes; eos where nothing may."""
+    level = len(prefix)
+    codes = [tuple(row) for row in world.ids.codes[world.ids.present].tolist()]
+    following = {c[level] for c in codes if level < len(c) and c[:level] == prefix}
+    first = world.vocabulary.first_code["text"]
+    return {first[level] + code for code in following} or {world.vocabulary.eos}
+
+
+def test_allowed_tokens_equal_brute_force_for_every_prefix() -> None:
+    world = make_world(0, n_codes=(3, 4, 2))
+    mask = processor(world, n_start=2)
+    prefix_function = decoding.prefix_allowed_tokens_fn(spelling(world), n_start=2)
+    for level in range(4):
+        prefixes = list(itertools.product(*(range(k) for k in world.ids.n_codes[:level])))
+        tokens = [
+            [0, 1, *np.add(prefix, world.vocabulary.first_code["text"][:level]).astype(int)]
+            for prefix in prefixes
+        ]
+        sequences = torch.tensor(tokens, dtype=torch.int64)
+        scores = torch.randn(len(prefixes), world.vocabulary.n_tokens)
+        masked = mask(sequences, scores)
+        for prefix, sequence, before, after in zip(
+            prefixes, sequences, scores, masked, strict=True
+        ):
+            expected = brute_force(world, prefix)
+            assert set(after.isfinite().nonzero().ravel().tolist()) == expected
+            assert torch.equal(after[after.isfinite()], before[after.isfinite()])
+            assert sorted(prefix_function(0, sequence)) == sorted(expected)
+
+
+def test_after_eos_only_padding_is_allowed() -> None:
+    world = make_world(0, n_codes=(3, 4, 2))
+    tokens = torch.tensor([[0, 9, 9, 9, world.vocabulary.eos]])
+    masked = processor(world)(tokens, torch.zeros(1, world.vocabulary.n_tokens))
+    assert masked.isfinite().nonzero().tolist() == [[0, world.vocabulary.pad]]
+
+
+def test_tokens_that_are_no_codes_of_their_level_may_only_end() -> None:
+    world = make_world(0, n_codes=(3, 4, 2))
+    first = world.vocabulary.first_code["text"]
+    for token in (world.vocabulary.eos, first[1], first[0] - 1, world.vocabulary.n_tokens - 1):
+        masked = processor(world)(
+            torch.tensor([[0, token]]), torch.zeros(1, world.vocabulary.n_tokens)
+        )
+        assert masked.isfinite().nonzero().tolist() == [[0, world.vocabulary.eos]]
+
+
+def test_the_prefix_function_generates_what_the_processor_does() -> None:
+    world = make_world(10)
+    inputs = make_inputs(world)
+    prefix_function = decoding.prefix_allowed_tokens_fn(spelling(world))
+    beams = {"num_beams": 5, "num_return_sequences": 5}
+    ours = generate(world, inputs, logits_processor=[processor(world)], **beams)
+    theirs = generate(world, inputs, prefix_allowed_tokens_fn=prefix_function, **beams)
+    assert torch.equal(ours.sequences, theirs.sequences)
+
+
+def test_sampling_with_the_processor_gives_items_only() -> None:
+    world = make_world(11)
+    torch.manual_seed(0)
+    out = generate(
+        world,
+        make_inputs(world),
+        do_sample=True,
+        num_return_sequences=40,
+        logits_processor=[processor(world)],
+    )
+    found = items_of(world, out.sequences.numpy())
+    assert (found >= 0).all()
+    assert len(set(found.tolist())) > 1
+
+
+def test_looking_up_the_last_token_alone_would_admit_what_is_no_item() -> None:
+    world = make_world(12, n_codes=(8, 8, 8))
+    codes = [tuple(row) for row in world.ids.codes[world.ids.present].tolist()]
+    pairs = {(level, c[level - 1], c[level]) for c in codes for level in (1, 2)}
+    starts = {c[0] for c in codes}
+    admitted = [
+        path
+        for path in itertools.product(range(8), repeat=3)
+        if path[0] in starts and all((i, path[i - 1], path[i]) in pairs for i in (1, 2))
+    ]
+    assert set(codes) < set(admitted)
+    found = world.trie.find(np.array(admitted, np.uint16))
+    assert (found >= 0).sum() == len(codes) == world.trie.n_items
+    inputs = make_inputs(world, n_users=1)
+    distinct = world.recommend(inputs, n_beams=len(admitted)).items[0]
+    assert set(distinct.tolist()) - {-1} == world.items
 
 
 def sequences(world: World, length: int, *, n_start: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,7 @@ from mql4grec.decoding.beams import Target, beam_search
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.graphs import LENGTH_STEP, BatchSearch, Graphs, Recording
 from mql4grec.decoding.t5 import lay_out_t5
-from test_decoding import assert_same, make_inputs, make_world
+from tiny_decoding import assert_same, make_inputs, make_world
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from mql4grec import decoding, language, recommender
 from mql4grec.codes import SemanticIds
 from mql4grec.config import LanguageSettings, RecommenderSettings
 from mql4grec.decoding import Rankings
-from test_decoding import Inputs, World, recommend_by_generate
+from tiny_decoding import Inputs, World, recommend_by_generate
 from tiny_language import histories
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -17,7 +17,7 @@ from mql4grec.decoding import Filters, Rankings, Search
 from mql4grec.decoding.device_trie import lay_out
 from mql4grec.decoding.gates import lay_out_filters
 from mql4grec.runtime import Runtime
-from test_decoding import (
+from tiny_decoding import (
     SHAPES,
     Stop,
     StoppingJournal,
