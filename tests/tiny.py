@@ -1,5 +1,6 @@
 """Settings of a run that takes seconds: the demo shop, small, through encoders without weights."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,3 +71,11 @@ def settings(folder: Path, *more: str) -> Settings:
 
 def as_options(values: Sequence[str]) -> list[str]:
     return [part for value in values for part in ("--set", value)]
+
+
+def metrics_of(folder: Path) -> dict[str, dict[str, float]]:
+    """Read the figures of every ranking of a run."""
+    found: dict[str, dict[str, float]] = json.loads(
+        (folder / "evaluation" / "metrics.json").read_text()
+    )["rankings"]
+    return found
