@@ -410,10 +410,6 @@ def test_quality_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Path
     assert (folder / "recommender" / "finetune" / "model.safetensors").exists()
 
 
-def started(folder: Path, name: str) -> Callable[[], bool]:
-    return lambda: name in ((folder / "log.jsonl").read_text() if folder.exists() else "")
-
-
 def kill_when(command: list[str], is_time: Callable[[], bool]) -> None:
     process = subprocess.Popen(command)
     try:
