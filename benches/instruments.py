@@ -327,7 +327,7 @@ def train(
 def make_teacher(shop: Shop, *, share: float) -> Teacher:
     """Rank with EASE^R with codes after every training event, as stage `finetune` does."""
     known = shop.histories.held_out(2)
-    found = baselines.rank_after_events(
+    (found,) = baselines.rank_after_events(
         known, n_items=shop.n_items, settings=LINEAR, seed=SEED, groups=shop.groups
     )
     followed = np.delete(np.arange(len(known.items)), known.offsets[1:] - 1)

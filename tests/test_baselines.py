@@ -221,8 +221,15 @@ def test_after_every_event_ease_ranks_by_what_others_did(grouped: bool) -> None:
     n_items = int(events.items.max()) + 1
     alike = np.arange(n_items) % 3 == np.arange(3)[:, None]  # (3, N)
     groups = sparse.csr_array(3 * alike.astype(np.float32)) if grouped else None
-    found = baselines.rank_after_events(
-        events, n_items=n_items, settings=settings, seed=3, groups=groups, top_k=4
+    mask = np.arange(n_items) % 2 == 0
+    both = baselines.rank_after_events(
+        events,
+        n_items=n_items,
+        settings=settings,
+        seed=3,
+        groups=groups,
+        masks=(None, mask),
+        top_k=4,
     )
     quarter = np.random.default_rng(3).permutation(events.n_users) % baselines.N_PARTS
     for user in range(events.n_users):
@@ -232,15 +239,16 @@ def test_after_every_event_ease_ranks_by_what_others_did(grouped: bool) -> None:
         )
         own = events.items[events.offsets[user] : events.offsets[user + 1]].tolist()
         prefixes = histories([own[: n + 1] for n in range(len(own))])
-        expected = ranker(prefixes, top_k=4, filters=Filters(without=prefixes))
         rows = slice(events.offsets[user], events.offsets[user + 1])
-        assert found.items[rows].tolist() == expected.items.tolist()
-        np.testing.assert_allclose(found.scores[rows], expected.scores, atol=1e-6)
+        for found, masks in zip(both, (None, mask[None]), strict=True):
+            expected = ranker(prefixes, top_k=4, filters=Filters(masks=masks, without=prefixes))
+            assert found.items[rows].tolist() == expected.items.tolist()
+            np.testing.assert_allclose(found.scores[rows], expected.scores, atol=1e-6)
 
 
 def test_lists_after_events_are_filled_up_in_a_small_shop() -> None:
     events = histories([[0, 1, 2], [2, 1], [0, 2], [1, 0]])
-    found = baselines.rank_after_events(
+    (found,) = baselines.rank_after_events(
         events, n_items=3, settings=EvaluationSettings(), seed=3, top_k=5
     )
     assert found.items.shape == found.scores.shape == (9, 5)

@@ -1,6 +1,7 @@
 """Items that training is not to know: which events go, what stays, and that figures are of them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,22 @@ from pydantic import ValidationError
 import tiny
 from mql4grec import artifacts, catalog, pipeline
 from mql4grec.catalog.filtering import draw_items, hide
-from mql4grec.config import CatalogSettings, DatasetSettings, Settings
+from mql4grec.config import CatalogSettings, DatasetSettings, Settings, TrainingSettings
 from mql4grec.errors import DataError
+from mql4grec.report import read_rankings
 from mql4grec.runtime import SILENT
+from mql4grec.stages.teaching import make_teacher
 from reference_catalog import hide as slow_hide
 
 SHARE = "catalog.cold_items=0.2"
+TAUGHT = (
+    "recommender.backbone=causal",
+    "recommender.finetune.teacher_share=1",
+    "recommender.finetune.epochs=12",
+    "recommender.finetune.samples_per_epoch=1000",
+    "evaluation.ease_codes_weight=1",
+    "sasrec.enabled=false",
+)
 
 
 @given(
@@ -94,3 +105,57 @@ def test_a_run_is_done_again_without_them(finished: Settings) -> None:
     assert pipeline.run(finished, journal=SILENT) == []
     states = {one.state for one in pipeline.inspect(tiny.settings(finished.folder))}
     assert states == {"stale"}
+
+
+def copy_of(run: Settings, folder: Path, *values: str) -> Settings:
+    shutil.copytree(run.folder, folder)
+    return tiny.settings(folder, SHARE, *values)
+
+
+def test_a_teacher_tells_of_them_what_codes_tell(finished: Settings, tmp_path: Path) -> None:
+    shop = catalog.load(finished.folder / "catalog" / "Demo", "Demo")
+    training = shop.histories.held_out(2)
+    is_cold = np.bincount(training.items, minlength=shop.n_items) == 0
+    found = {}
+    for weight, share in (1, 0), (1, 0.2), (1e-9, 0.2):
+        values = (*TAUGHT, f"recommender.finetune.teacher_cold_share={share}")
+        settings = tiny.settings(
+            finished.folder, SHARE, *values, f"evaluation.ease_codes_weight={weight}"
+        )
+        context = pipeline.context_of(settings, journal=SILENT)
+        found[weight, share] = make_teacher(context, settings.recommender.finetune, names=["Demo"])
+    before, taught = found[1, 0], found[1, 0.2]
+    n_listed = before.items.shape[1]
+    np.testing.assert_array_equal(taught.items[:, :n_listed], before.items)
+    cold = taught.items[:, n_listed:]
+    assert cold.shape == (len(training.items), 10)
+    assert is_cold[cold[cold >= 0]].all()
+    assert ((cold >= 0).sum(axis=1) >= min(10, is_cold.sum() - 1)).all()
+    np.testing.assert_allclose(taught.shares[:, n_listed:].sum(axis=1), 0.2, rtol=1e-5)
+    np.testing.assert_allclose(taught.shares.sum(axis=1), 1, rtol=1e-5)
+    assert (cold != found[1e-9, 0.2].items[:, n_listed:]).any()
+
+
+def test_a_model_learns_to_recommend_them(finished: Settings, tmp_path: Path) -> None:
+    """From a teacher that gives them half of everything; without, hardly any of them comes out."""
+    shop = catalog.load(finished.folder / "catalog" / "Demo", "Demo")
+    is_cold = np.bincount(shop.histories.held_out(2).items, minlength=shop.n_items) == 0
+    shares = []
+    for share in (0, 0.5):
+        cold = f"recommender.finetune.teacher_cold_share={share}"
+        settings = copy_of(finished, tmp_path / str(share), *TAUGHT, cold)
+        assert "finetune" in pipeline.run(settings, journal=SILENT)
+        path = settings.folder / "evaluation" / "rankings" / "text.parquet"
+        ranking = read_rankings(path, user_ids=shop.user_ids, item_ids=shop.item_ids)
+        shares.append(is_cold[ranking.items[:, :10]].mean())
+    assert shares[1] > shares[0] + 0.1
+
+
+def test_a_share_of_nothing_changes_no_training(finished: Settings) -> None:
+    def mark(*values: str) -> str:
+        states = pipeline.inspect(tiny.settings(finished.folder, SHARE, *TAUGHT, *values))
+        return next(state.mark for state in states if state.stage.name == "finetune")
+
+    cold = "recommender.finetune.teacher_cold_share"
+    assert mark() == mark(f"{cold}=0") != mark(f"{cold}=0.1")
+    assert "teacher_cold_share" in TrainingSettings().unused

@@ -64,6 +64,10 @@ def test_all_faults_are_reported_at_once_with_the_nearest_name(tmp_path: Path) -
         ("catalog.target=Q", "`catalog.target`: expected one of ['A', 'B'], got 'Q'"),
         ("catalog.datasets.1.name=A", "expected distinct names, got ['A', 'A']"),
         ("recommender.pretrain.datasets=[C]", "expected some of ['A', 'B'], got ['C']"),
+        (
+            "recommender.finetune.teacher_cold_share=0.1",
+            "`teacher_cold_share`: expected 0 without a teacher (`teacher_share: 0`), got 0.1",
+        ),
         ("seed=[", "expected a YAML value, got '['"),
         ("name.deep=1", "`name` is 'x', which has no parts"),
     ],
@@ -91,6 +95,14 @@ def test_pretraining_is_the_papers_where_it_is_not_set(tmp_path: Path) -> None:
     found = config.load(path, overrides=overrides).recommender.pretrain
     assert (found.lr, found.epochs, found.batch_size, found.schedule) == (0.1, 30, 4096, "constant")
     assert found.tasks == ("seqrec", "seqimage")
+
+
+def test_a_teacher_of_cold_items_needs_their_codes(tmp_path: Path) -> None:
+    taught = [f"recommender.finetune.teacher_{name}=0.1" for name in ("share", "cold_share")]
+    overrides = [*taught, "evaluation.ease_codes_weight=0"]
+    with pytest.raises(ConfigError, match=r"expected 0 with `evaluation.ease_codes_weight: 0`"):
+        config.load(written(tmp_path, SHOP), overrides=overrides)
+    config.load(written(tmp_path, SHOP), overrides=taught)
 
 
 def test_faults_between_settings_are_told_together(tmp_path: Path) -> None:

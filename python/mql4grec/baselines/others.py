@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -24,8 +26,9 @@ def rank_after_events(
     settings: EvaluationSettings,
     seed: int,
     groups: sparse.csr_array | None = None,
+    masks: Sequence[NDArray[np.bool_] | None] = (None,),
     top_k: int = 50,
-) -> Rankings:
+) -> list[Rankings]:
     """Rank with EASE^R after every event, by weights that other users' histories gave.
 
     A quarter of the users is ranked for by what was fitted on the others, so that a list knows no
@@ -37,25 +40,30 @@ def rank_after_events(
         settings: Of the room `evaluation`.
         seed: Of the parting in quarters.
         groups: Of items that are alike, as `fit_ease` has them; None: there are none.
+        masks: Which items are ranked, bool (N,), None for all; lists are made for each.
         top_k: Length of the lists.
 
     Returns:
-        Items (E, top_k), none that is in the history so far, -1 where there are no more.
+        For each mask items (E, top_k), none that is in the history so far, -1 where there are no
+        more.
 
     Raises:
         ValueError: If N is above `settings.ease_max_items`.
     """
     quarter = _quarters(training, seed=seed)
-    width = min(top_k, n_items)
-    items = np.full((len(training.items), top_k), -1, np.int32)
-    scores = np.full((len(training.items), top_k), -np.inf, np.float32)
+    width, shape = min(top_k, n_items), (len(training.items), top_k)
+    lists = [
+        Rankings(np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32)) for _ in masks
+    ]
     for part in range(N_PARTS):
         others = training.of_users(np.flatnonzero(quarter != part))
         ranker = ease_of(others, n_items=n_items, settings=settings, groups=groups)
         users = np.flatnonzero(quarter == part)
-        events, found = _rank_events(ranker, training, users=users, top_k=width)
-        items[events, :width], scores[events, :width] = found.items, found.scores
-    return Rankings(items=items, scores=scores)
+        for mask, ranking in zip(masks, lists, strict=True):
+            events, found = _rank_events(ranker, training, users=users, top_k=width, mask=mask)
+            ranking.items[events, :width] = found.items
+            ranking.scores[events, :width] = found.scores
+    return lists
 
 
 def choose_weight(
@@ -108,7 +116,12 @@ def _quarters(training: Histories, *, seed: int) -> NDArray[np.int64]:
 
 
 def _rank_events(
-    ranker: Ranker, training: Histories, *, users: NDArray[np.int64], top_k: int
+    ranker: Ranker,
+    training: Histories,
+    *,
+    users: NDArray[np.int64],
+    top_k: int,
+    mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], Rankings]:
     """Rank for some users after every event of theirs.
 
@@ -121,5 +134,5 @@ def _rank_events(
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     places = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, sizes)
     prefixes = Histories(offsets=offsets, items=training.items[places])
-    unseen = Filters(without=prefixes)
-    return starts + sizes - 1, ranker(prefixes, top_k=top_k, filters=unseen)
+    filters = Filters(masks=None if mask is None else mask[None], without=prefixes)
+    return starts + sizes - 1, ranker(prefixes, top_k=top_k, filters=filters)

@@ -278,6 +278,9 @@ class TrainingSettings(Record):
     """Of a decoder-only model's answers, what EASE^R with codes has (`ease_codes_weight` in
     `evaluation`; 0: EASE^R): items that it would recommend there, fitted on other users' training
     events. For shops of `evaluation.ease_max_items`."""
+    teacher_cold_share: Fraction = 0.0
+    """Of the teacher's part, what items have that no training history has: the ten of these that it
+    ranks best there by their codes. Without it nothing teaches a model to write them."""
     graphs: bool = False
     """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
     first, which takes about a minute; a decoder-only model's are not."""
@@ -286,10 +289,20 @@ class TrainingSettings(Record):
     `decoding.normalise`, the codes of its level, or those that items go on with from there, so
     that what the catalog can spell is nothing to learn."""
 
+    @model_validator(mode="after")
+    def _cold_share_of_a_teacher(self) -> Self:
+        if self.teacher_cold_share and not self.teacher_share:
+            raise ValueError(
+                "`teacher_cold_share`: expected 0 without a teacher (`teacher_share: 0`), got "
+                f"{self.teacher_cold_share}"
+            )
+        return self
+
     @property
     def unused(self) -> set[str]:
         """Name the settings that change nothing beside the others."""
-        return {"select_by", "select_users"} if self.select_by == "loss" else set()
+        found = {"select_by", "select_users"} if self.select_by == "loss" else set()
+        return found if self.teacher_cold_share else {*found, "teacher_cold_share"}
 
 
 PRETRAIN = TrainingSettings(
@@ -523,6 +536,13 @@ class Settings(Record):
             faults.append(
                 "`recommender.finetune.datasets`: expected none, got "
                 f"{list(training.finetune.datasets)}; use `catalog.target`"
+            )
+        taught = max(training.pretrain.teacher_cold_share, training.finetune.teacher_cold_share)
+        if taught and self.evaluation.ease_codes_weight == 0:
+            faults.append(
+                "`recommender.finetune.teacher_cold_share`: expected 0 with "
+                f"`evaluation.ease_codes_weight: 0`, got {taught}; without codes a teacher knows "
+                "nothing of items without events"
             )
         if faults:
             raise ValueError("\n  ".join(faults))

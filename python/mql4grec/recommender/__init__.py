@@ -6,7 +6,7 @@ does not know what tokens mean; room `language` makes the batches.
 """
 
 from mql4grec.recommender.model import Model, build, load, read_histories
-from mql4grec.recommender.teacher import Teacher, sharpen
+from mql4grec.recommender.teacher import Teacher, add_cold, sharpen
 from mql4grec.recommender.training import train
 
-__all__ = ["Model", "Teacher", "build", "load", "read_histories", "sharpen", "train"]
+__all__ = ["Model", "Teacher", "add_cold", "build", "load", "read_histories", "sharpen", "train"]

@@ -55,3 +55,26 @@ def sharpen(scores: NDArray[np.float32], *, temperature: float) -> NDArray[np.fl
     total = powers.sum(axis=1, keepdims=True)
     shares: NDArray[np.float32] = powers / np.maximum(total, np.finfo(np.float32).tiny)
     return shares.astype(np.float32)
+
+
+def add_cold(
+    shares: NDArray[np.float32], cold: NDArray[np.int32], *, share: float
+) -> NDArray[np.float32]:
+    """Give items that training does not have a part of what is right.
+
+    They have had no event by which a score could become a probability, so that their ranks count:
+    the r-th has 1/r of the first one's.
+
+    Args:
+        shares: float32 (E, M), as a `Teacher` has them.
+        cold: int32 (E, K), best first, -1 where there are no more.
+        share: Of all; nothing where there are none of them, all where there are no others.
+
+    Returns:
+        float32 (E, M + K), of the items and then of the cold ones.
+    """
+    ranked = np.where(cold >= 0, 1 / np.arange(1, cold.shape[1] + 1), 0)
+    total = ranked.sum(axis=1, keepdims=True)
+    part = np.where(total > 0, np.where(shares.any(axis=1, keepdims=True), share, 1), 0)
+    added = part * ranked / np.where(total > 0, total, 1)
+    return np.hstack([(1 - part) * shares, added]).astype(np.float32)

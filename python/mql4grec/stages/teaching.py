@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mql4grec import baselines, evaluation
+from mql4grec.catalog import Catalog
 from mql4grec.config import TrainingSettings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
@@ -16,6 +18,8 @@ from mql4grec.stages.groups import group_items
 
 if TYPE_CHECKING:
     from mql4grec.recommender import Teacher
+
+N_COLD = 10  # items without training events that are taught after an event
 
 
 def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequence[str]) -> Teacher:
@@ -29,35 +33,64 @@ def make_teacher(context: Context, settings: TrainingSettings, *, names: Sequenc
     """
     from mql4grec import recommender
 
-    run = context.settings
     items, shares, n_before = [], [], 0
     for name in names:
         shop = load_catalog(context, name)
-        limit = run.evaluation.ease_max_items
-        if shop.n_items > limit:
-            raise ConfigError(
-                f"`teacher_share`: expected 0, or shops of at most {limit} items "
-                f"(`evaluation.ease_max_items`), got {shop.n_items} in {name!r}; set it to 0"
-            )
-        groups = group_items(context, shop)
-        training = shop.histories.held_out(2)
-        found = baselines.rank_after_events(
-            training,
-            n_items=shop.n_items,
-            settings=run.evaluation,
-            seed=run.seed,
-            groups=groups.rows if groups is not None else None,
-        )
-        followed = np.delete(np.arange(len(training.items)), training.offsets[1:] - 1)
-        calibration = evaluation.calibrate(
-            Rankings(items=found.items[followed], scores=found.scores[followed]),
-            training.items[followed + 1],
-        )
-        items.append(np.where(found.items >= 0, found.items + n_before, -1))
-        shares.append(recommender.sharpen(found.scores, temperature=calibration.temperature))
+        listed, own = _teach(context, settings, shop)
+        items.append(np.where(listed >= 0, listed + n_before, -1))
+        shares.append(own)
         n_before += shop.n_items
     return recommender.Teacher(
-        items=np.concatenate(items).astype(np.int32),
-        shares=np.concatenate(shares),
-        share=settings.teacher_share,
+        items=_stack(items, -1), shares=_stack(shares, 0.0), share=settings.teacher_share
     )
+
+
+def _teach(
+    context: Context, settings: TrainingSettings, shop: Catalog
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Give items (E, M) that could come after each of a shop's training events, and their shares.
+
+    Raises:
+        ConfigError: If it has too many items for EASE^R.
+    """
+    from mql4grec import recommender
+
+    run = context.settings
+    limit = run.evaluation.ease_max_items
+    if shop.n_items > limit:
+        raise ConfigError(
+            f"`teacher_share`: expected 0, or shops of at most {limit} items "
+            f"(`evaluation.ease_max_items`), got {shop.n_items} in {shop.name!r}; set it to 0"
+        )
+    groups = group_items(context, shop)
+    training = shop.histories.held_out(2)
+    is_cold = np.bincount(training.items, minlength=shop.n_items) == 0
+    # Without codes nothing is known of items that no history has.
+    are_taught = settings.teacher_cold_share and groups is not None and groups.weight
+    found, *cold = baselines.rank_after_events(
+        training,
+        n_items=shop.n_items,
+        settings=run.evaluation,
+        seed=run.seed,
+        groups=groups.rows if groups is not None else None,
+        masks=(None, is_cold) if are_taught else (None,),
+    )
+    followed = np.delete(np.arange(len(training.items)), training.offsets[1:] - 1)
+    calibration = evaluation.calibrate(
+        Rankings(items=found.items[followed], scores=found.scores[followed]),
+        training.items[followed + 1],
+    )
+    items = found.items
+    shares = recommender.sharpen(found.scores, temperature=calibration.temperature)
+    for ranking in cold:
+        best = ranking.items[:, :N_COLD]
+        items = np.hstack([items, best])
+        shares = recommender.add_cold(shares, best, share=settings.teacher_cold_share)
+    return items, shares
+
+
+def _stack(parts: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
+    """Put the lists of shops below one another, filled up to the longest."""
+    width = max(part.shape[1] for part in parts)
+    filled = [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=fill) for p in parts]
+    return np.concatenate(filled)
