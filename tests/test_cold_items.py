@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import tiny
-from mql4grec import artifacts, catalog, pipeline
+from mql4grec import artifacts, baselines, catalog, pipeline
 from mql4grec.catalog.filtering import draw_items, hide
-from mql4grec.config import CatalogSettings, DatasetSettings, Settings, TrainingSettings
+from mql4grec.config import CatalogSettings, DatasetSettings, Settings
 from mql4grec.errors import DataError
+from mql4grec.recommender import Teacher
 from mql4grec.report import read_rankings
 from mql4grec.runtime import SILENT
+from mql4grec.stages.groups import group_items
+from mql4grec.stages.plan import plan
 from mql4grec.stages.teaching import make_teacher
 from reference_catalog import hide as slow_hide
 
@@ -112,28 +115,93 @@ def copy_of(run: Settings, folder: Path, *values: str) -> Settings:
     return tiny.settings(folder, SHARE, *values)
 
 
-def test_a_teacher_tells_of_them_what_codes_tell(finished: Settings, tmp_path: Path) -> None:
+def taught_by(run: Settings, *, weight: float, share: float) -> Teacher:
+    values = (*TAUGHT, f"recommender.finetune.teacher_cold_share={share}")
+    values = (*values, f"evaluation.ease_codes_weight={weight}")
+    context = pipeline.context_of(tiny.settings(run.folder, SHARE, *values), journal=SILENT)
+    return make_teacher(context, context.settings.recommender.finetune, names=["Demo"])
+
+
+def test_a_teacher_tells_of_them_what_codes_tell(finished: Settings) -> None:
     shop = catalog.load(finished.folder / "catalog" / "Demo", "Demo")
     training = shop.histories.held_out(2)
     is_cold = np.bincount(training.items, minlength=shop.n_items) == 0
-    found = {}
-    for weight, share in (1, 0), (1, 0.2), (1e-9, 0.2):
-        values = (*TAUGHT, f"recommender.finetune.teacher_cold_share={share}")
-        settings = tiny.settings(
-            finished.folder, SHARE, *values, f"evaluation.ease_codes_weight={weight}"
-        )
-        context = pipeline.context_of(settings, journal=SILENT)
-        found[weight, share] = make_teacher(context, settings.recommender.finetune, names=["Demo"])
-    before, taught = found[1, 0], found[1, 0.2]
+    before, taught = (taught_by(finished, weight=1, share=share) for share in (0, 0.2))
     n_listed = before.items.shape[1]
-    np.testing.assert_array_equal(taught.items[:, :n_listed], before.items)
-    cold = taught.items[:, n_listed:]
-    assert cold.shape == (len(training.items), 10)
-    assert is_cold[cold[cold >= 0]].all()
-    assert ((cold >= 0).sum(axis=1) >= min(10, is_cold.sum() - 1)).all()
+    warm, cold = np.split(taught.items, [n_listed], axis=1)
+    assert is_cold[before.items].any()  # of the usual lists, some have them too
+    assert not is_cold[warm].any()
+    assert is_cold[cold].all()
     np.testing.assert_allclose(taught.shares[:, n_listed:].sum(axis=1), 0.2, rtol=1e-5)
     np.testing.assert_allclose(taught.shares.sum(axis=1), 1, rtol=1e-5)
-    assert (cold != found[1e-9, 0.2].items[:, n_listed:]).any()
+
+    # as EASE^R with codes, fitted on the other users, ranks what is cold
+    context = pipeline.context_of(tiny.settings(finished.folder, SHARE, *TAUGHT), journal=SILENT)
+    groups = group_items(context, shop)
+    assert groups is not None
+    known = is_cold & (groups.rows.toarray() > 0).any(axis=0)
+    ranked = baselines.rank_after_events(
+        training,
+        n_items=shop.n_items,
+        settings=context.settings.evaluation,
+        seed=context.settings.seed,
+        groups=groups.rows,
+        masks=[known],
+        top_k=10,
+    )
+    np.testing.assert_array_equal(cold, ranked[0].items)
+    assert known.sum() > 10
+
+
+def test_items_without_codes_are_not_taught(finished: Settings, tmp_path: Path) -> None:
+    settings = copy_of(finished, tmp_path / "run")
+    shop = catalog.load(settings.folder / "catalog" / "Demo", "Demo")
+    is_cold = np.bincount(shop.histories.held_out(2).items, minlength=shop.n_items) == 0
+    lost = np.flatnonzero(is_cold)[:-3]
+    for path in (settings.folder / "codes").glob("Demo.index_*.json"):
+        index = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in index.items() if int(k) not in lost}))
+    items = taught_by(settings, weight=1, share=0.2).items
+    assert set(items[:, -10:][items[:, -10:] >= 0]) <= set(np.flatnonzero(is_cold)[-3:])
+    assert (items[:, -10:] >= 0).any()
+
+
+def test_without_any_a_teacher_is_the_same(finished: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    plain = tiny.settings(folder, *TAUGHT)
+    pipeline.run(plain, until="generate-codes", journal=SILENT)
+    teachers = []
+    for share in (0, 0.2):
+        cold = f"recommender.finetune.teacher_cold_share={share}"
+        context = pipeline.context_of(tiny.settings(folder, *TAUGHT, cold), journal=SILENT)
+        teachers.append(
+            make_teacher(context, context.settings.recommender.finetune, names=["Demo"])
+        )
+    np.testing.assert_array_equal(teachers[0].items, teachers[1].items)
+    np.testing.assert_array_equal(teachers[0].shares, teachers[1].shares)
+
+
+def test_shops_with_and_without_them_have_one_teacher(tmp_path: Path) -> None:
+    shops = (
+        "[{name: A, format: demo, n_items: 60, n_users: 60},"
+        " {name: B, format: demo, n_items: 12, n_users: 60}]"
+    )
+    values = (f"catalog.datasets={shops}", "catalog.target=A", *TAUGHT)
+    settings = tiny.settings(
+        tmp_path / "run", SHARE, *values, "recommender.finetune.teacher_cold_share=0.2"
+    )
+    pipeline.run(settings, until="generate-codes", journal=SILENT)
+    context = pipeline.context_of(settings, journal=SILENT)
+    finetune = settings.recommender.finetune
+    first, second, both = (
+        make_teacher(context, finetune, names=names) for names in (["A"], ["B"], ["A", "B"])
+    )
+    n_first, width = len(first.items), second.items.shape[1]
+    np.testing.assert_array_equal(both.items[:n_first, : first.items.shape[1]], first.items)
+    n_items = catalog.load(settings.folder / "catalog" / "A", "A").n_items
+    moved = np.where(second.items >= 0, second.items + n_items, -1)
+    np.testing.assert_array_equal(both.items[n_first:, :width], moved)
+    np.testing.assert_array_equal(both.shares[n_first:, :width], second.shares)
 
 
 def test_a_model_learns_to_recommend_them(finished: Settings, tmp_path: Path) -> None:
@@ -156,6 +224,8 @@ def test_a_share_of_nothing_changes_no_training(finished: Settings) -> None:
         states = pipeline.inspect(tiny.settings(finished.folder, SHARE, *TAUGHT, *values))
         return next(state.mark for state in states if state.stage.name == "finetune")
 
-    cold = "recommender.finetune.teacher_cold_share"
-    assert mark() == mark(f"{cold}=0") != mark(f"{cold}=0.1")
-    assert "teacher_cold_share" in TrainingSettings().unused
+    assert mark() != mark("recommender.finetune.teacher_cold_share=0.1")
+    settings = tiny.settings(finished.folder, *TAUGHT)
+    covers = {stage.command: str(stage.covers) for stage in plan(settings)}
+    assert "teacher_share" in covers["finetune"]
+    assert "cold" not in covers["prepare"] + covers["finetune"]  # so that older stamps hold

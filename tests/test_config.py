@@ -97,10 +97,12 @@ def test_pretraining_is_the_papers_where_it_is_not_set(tmp_path: Path) -> None:
     assert found.tasks == ("seqrec", "seqimage")
 
 
-def test_a_teacher_of_cold_items_needs_their_codes(tmp_path: Path) -> None:
-    taught = [f"recommender.finetune.teacher_{name}=0.1" for name in ("share", "cold_share")]
+@pytest.mark.parametrize("training", ["pretrain", "finetune"])
+def test_a_teacher_of_cold_items_needs_their_codes(tmp_path: Path, training: str) -> None:
+    taught = [f"recommender.{training}.teacher_{name}=0.1" for name in ("share", "cold_share")]
     overrides = [*taught, "evaluation.ease_codes_weight=0"]
-    with pytest.raises(ConfigError, match=r"expected 0 with `evaluation.ease_codes_weight: 0`"):
+    message = rf"{training}.teacher_cold_share`: expected 0 with `evaluation.ease_codes_weight: 0`"
+    with pytest.raises(ConfigError, match=message):
         config.load(written(tmp_path, SHOP), overrides=overrides)
     config.load(written(tmp_path, SHOP), overrides=taught)
 

@@ -26,6 +26,7 @@ from mql4grec.stages.combining import fit_on
 from mql4grec.stages.context import Context, parts_of
 from mql4grec.stages.evaluation import evaluate
 from mql4grec.stages.groups import group_items
+from mql4grec.stages.plan import plan
 
 VALUES = ("evaluation.combine=[item_knn, text, ease]", *tiny.RERANKED)
 NOTE = (
@@ -203,7 +204,9 @@ def test_both_are_compared_in_one_run(
     for part, run in zip(parts, [mains, mains, others, others], strict=True):
         removed = "seen_removed" if part.startswith("seen_removed") else ""
         assert figures_of(folder, part) == figures_of(run, removed)
-    assert figures_of(folder) != figures_of(folder, other)
+    assert figures_of(folder)["rankings"] != figures_of(folder, other)["rankings"]
+    found = artifacts.read_json(folder / "evaluation" / "metrics.json", made_by="evaluate")
+    assert [name for name in found if name in parts] == parts[1:]
 
     print_results(settings)
     printed = capsys.readouterr().out.replace("\n", " ")
@@ -229,6 +232,24 @@ def test_both_are_compared_in_one_run(
 def test_it_is_off_by_default_and_true_or_false() -> None:
     assert not EvaluationSettings().refit
     assert not EvaluationSettings().compare_refit
+
+
+def test_a_run_of_before_both_could_be_compared_is_not_evaluated_again(finished: Path) -> None:
+    (stage,) = (
+        one for one in plan(tiny.settings(finished, *VALUES)) if one.name == "evaluate metrics"
+    )
+    assert "refit" in str(stage.covers)
+    assert "compare_refit" not in str(stage.covers)
+
+
+def test_where_seen_items_go_the_other_ways_keep_them() -> None:
+    values = ("remove_seen", "compare_seen", "refit", "compare_refit")
+    evaluation = EvaluationSettings.model_validate(dict.fromkeys(values, True))
+    settings = tiny.settings(Path("run")).model_copy(update={"evaluation": evaluation})
+    assert parts_of(settings) == ["", "seen_kept", "without_refit", "seen_kept.without_refit"]
+
+
+def test_nonsense_is_refused() -> None:
     with pytest.raises(ValidationError, match="refit"):
         EvaluationSettings.model_validate({"refit": "sometimes"})
 

@@ -34,15 +34,15 @@ def test_shares_are_sharpened_probabilities() -> None:
 
 
 def test_cold_items_get_a_part_by_their_ranks() -> None:
-    shares = np.array([[0.75, 0.25], [0.75, 0.25], [0, 0], [0, 0]], np.float32)
-    cold = np.array([[4, 5, -1], [-1, -1, -1], [4, 5, 6], [-1, -1, -1]], np.int32)
+    shares = np.array([[0.75, 0.25], [0.75, 0.25], [0.75, 0.25], [0, 0]], np.float32)
+    cold = np.array([[4, 5, 6], [4, -1, -1], [-1, -1, -1], [4, 5, -1]], np.int32)
     found = recommender.add_cold(shares, cold, share=0.1)
     assert found.dtype == np.float32
     expected = [
-        [0.675, 0.225, 0.1 * 2 / 3, 0.1 / 3, 0],
+        [0.675, 0.225, 0.6 / 11, 0.3 / 11, 0.2 / 11],
+        [0.75 * (1 - 0.6 / 11), 0.25 * (1 - 0.6 / 11), 0.6 / 11, 0, 0],
         [0.75, 0.25, 0, 0, 0],
-        [0, 0, 6 / 11, 3 / 11, 2 / 11],
-        [0, 0, 0, 0, 0],
+        [0, 0, 0.6 / 11, 0.3 / 11, 0],
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 

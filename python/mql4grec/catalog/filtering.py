@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 MIN_EVENTS = 3  # of a user: something to learn from, a validation target, a test target
 N_TARGETS = 2  # of these three
-COLD = 1  # sets the draw of cold items apart from what else the seed is for
+COLD_STREAM = 1  # sets the draw of cold items apart from what else the seed is for
 
 
 def k_core(
@@ -44,7 +44,7 @@ def k_core(
 def draw_items(events: pl.DataFrame, share: float, *, seed: int) -> pl.Series:
     """Draw a share of the items that have events, rounded to whole items."""
     items = events["item"].unique(maintain_order=True)
-    generator = np.random.default_rng([seed, COLD])
+    generator = np.random.default_rng([seed, COLD_STREAM])
     return items.gather(np.sort(generator.permutation(len(items))[: round(share * len(items))]))
 
 
@@ -59,7 +59,7 @@ def hide(events: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
 
     Source:
         The cold-start experiment of TIGER (Rajput and others, NeurIPS 2023), which leaves 5 % of
-        the test items out of the training split.
+        the test items out of the training split; here they are drawn from all items with events.
     """
     users = number(events["user"], events["user"].unique(maintain_order=True))
     order = in_time_order(events, users)

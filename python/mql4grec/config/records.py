@@ -88,7 +88,8 @@ class CatalogSettings(Record):
     cold_items: float = Field(default=0, ge=0, lt=1)
     """Share of each shop's items, drawn by the seed, that training is not to know, to measure how
     items that nobody has had yet are recommended: their events are left out, but for users' last
-    two, which are for validation and test."""
+    two, which are for validation and test. What is refitted (`evaluation.refit`) knows the last but
+    one; users who keep fewer than 3 events go."""
 
 
 class TextEncoderSettings(Record):
@@ -280,7 +281,8 @@ class TrainingSettings(Record):
     events. For shops of `evaluation.ease_max_items`."""
     teacher_cold_share: Fraction = 0.0
     """Of the teacher's part, what items have that no training history has: the ten of these that it
-    ranks best there by their codes. Without it nothing teaches a model to write them."""
+    ranks best there by their codes, less where there are fewer. Without it hardly anything teaches
+    a model to write them."""
     graphs: bool = False
     """On a CUDA device: launch the kernels of a step together, as CUDA graphs. A T5's are compiled
     first, which takes about a minute; a decoder-only model's are not."""
@@ -401,8 +403,8 @@ class EvaluationSettings(Record):
     before ranking for the last events, none of which is used. Papers do not do so: the baselines'
     own figures are then those of refitted ones, lest a comparison be unfair, and all figures are
     told to be. The recommender and SASRec are not trained again, and rankings of `files` are as
-    they are. Four matrices of EASE^R, N x N floats, are held in memory then, otherwise two; half as
-    many with `ease_codes_weight: 0`."""
+    they are. Four matrices of EASE^R, N x N floats, are held in memory then (and with
+    `compare_refit`), otherwise two; half as many with `ease_codes_weight: 0`."""
     compare_refit: bool = False
     """Report all rankings refitted and not. `refit` says which are the main ones."""
     files: tuple[RankingFileSettings, ...] = ()
@@ -537,13 +539,14 @@ class Settings(Record):
                 "`recommender.finetune.datasets`: expected none, got "
                 f"{list(training.finetune.datasets)}; use `catalog.target`"
             )
-        taught = max(training.pretrain.teacher_cold_share, training.finetune.teacher_cold_share)
-        if taught and self.evaluation.ease_codes_weight == 0:
-            faults.append(
-                "`recommender.finetune.teacher_cold_share`: expected 0 with "
-                f"`evaluation.ease_codes_weight: 0`, got {taught}; without codes a teacher knows "
-                "nothing of items without events"
-            )
+        for name in ("pretrain", "finetune"):
+            share = getattr(training, name).teacher_cold_share
+            if share and self.evaluation.ease_codes_weight == 0:
+                faults.append(
+                    f"`recommender.{name}.teacher_cold_share`: expected 0 with "
+                    f"`evaluation.ease_codes_weight: 0`, got {share}; without codes a teacher "
+                    "knows nothing of items without events"
+                )
         if faults:
             raise ValueError("\n  ".join(faults))
         return self

@@ -24,7 +24,8 @@ class Teacher:
 
     Attributes:
         items: int32 (E, M), -1 where there are no more.
-        shares: float32 (E, M), of what is right; they sum to 1, or to 0 without any item.
+        shares: float32 (E, M), of what is right; they sum to 1, or to less where the teacher knows
+            too few items, 0 without any.
         share: Of an answer, what the teacher's items have; the rest is what did come.
     """
 
@@ -68,13 +69,12 @@ def add_cold(
     Args:
         shares: float32 (E, M), as a `Teacher` has them.
         cold: int32 (E, K), best first, -1 where there are no more.
-        share: Of all; nothing where there are none of them, all where there are no others.
+        share: Of all, what K of them have; fewer have what is theirs of it.
 
     Returns:
         float32 (E, M + K), of the items and then of the cold ones.
     """
-    ranked = np.where(cold >= 0, 1 / np.arange(1, cold.shape[1] + 1), 0)
-    total = ranked.sum(axis=1, keepdims=True)
-    part = np.where(total > 0, np.where(shares.any(axis=1, keepdims=True), share, 1), 0)
-    added = part * ranked / np.where(total > 0, total, 1)
-    return np.hstack([(1 - part) * shares, added]).astype(np.float32)
+    ranked = 1 / np.arange(1, cold.shape[1] + 1)
+    added = share * np.where(cold >= 0, ranked / ranked.sum(), 0)
+    rest = 1 - added.sum(axis=1, keepdims=True)
+    return np.hstack([rest * shares, added]).astype(np.float32)

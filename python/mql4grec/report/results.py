@@ -38,7 +38,7 @@ BASELINES = {
 }
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
 TESTED = ("NDCG@10", "HR@10")
-HOW = {  # names of what differs in a part of the figures
+HOW = {  # a part of the figures is named by what differs
     "seen_removed": "without the items of the history",
     "seen_kept": "with the items of the history",
     "with_refit": "baselines refitted",

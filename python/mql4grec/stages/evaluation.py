@@ -25,6 +25,7 @@ from mql4grec.stages.context import (
     load_catalog,
     load_ids,
     part_of,
+    parts_of,
     ways_of,
 )
 from mql4grec.stages.decoding import (
@@ -91,6 +92,7 @@ def evaluate(context: Context, folder: Path) -> None:
                 found[part] = {key: figures[key] for key in figures if key not in SHARED}
             else:
                 found = figures | found
+    found |= {part: found.pop(part) for part in parts_of(settings)[1:]}  # in their order
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
 

@@ -149,7 +149,8 @@ def _plan_training(settings: Settings) -> Iterator[Stage]:
     given = [
         _identity(p) for file in settings.evaluation.files for p in (file.test, file.validation)
     ]
-    covers = (settings.evaluation.model_dump(mode="json"), given, settings.seed)
+    free = set() if settings.evaluation.compare_refit else {"compare_refit"}
+    covers = (settings.evaluation.model_dump(mode="json", exclude=free), given, settings.seed)
     if settings.evaluation.combine:
         covers = (*covers, FOLDER)  # which runs of before did not keep
     needs = ("evaluate decoding", "evaluate validation", "evaluate sasrec")

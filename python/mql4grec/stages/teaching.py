@@ -14,7 +14,7 @@ from mql4grec.config import TrainingSettings
 from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.stages.context import Context, load_catalog
-from mql4grec.stages.groups import group_items
+from mql4grec.stages.groups import Groups, group_items
 
 if TYPE_CHECKING:
     from mql4grec.recommender import Teacher
@@ -64,16 +64,19 @@ def _teach(
         )
     groups = group_items(context, shop)
     training = shop.histories.held_out(2)
-    is_cold = np.bincount(training.items, minlength=shop.n_items) == 0
-    # Without codes nothing is known of items that no history has.
-    are_taught = settings.teacher_cold_share and groups is not None and groups.weight
+    masks: tuple[NDArray[np.bool_] | None, ...] = (None,)
+    if settings.teacher_cold_share:
+        is_cold = np.bincount(training.items, minlength=shop.n_items) == 0
+        taught = is_cold & _known(groups, n_items=shop.n_items)
+        context.journal.log("teacher.cold", dataset=shop.name, n_items=int(taught.sum()))
+        masks = (~is_cold, taught) if taught.any() else masks
     found, *cold = baselines.rank_after_events(
         training,
         n_items=shop.n_items,
         settings=run.evaluation,
         seed=run.seed,
         groups=groups.rows if groups is not None else None,
-        masks=(None, is_cold) if are_taught else (None,),
+        masks=masks,
     )
     followed = np.delete(np.arange(len(training.items)), training.offsets[1:] - 1)
     calibration = evaluation.calibrate(
@@ -87,6 +90,14 @@ def _teach(
         items = np.hstack([items, best])
         shares = recommender.add_cold(shares, best, share=settings.teacher_cold_share)
     return items, shares
+
+
+def _known(groups: Groups | None, *, n_items: int) -> NDArray[np.bool_]:
+    """Tell of which items codes tell anything, bool (N,): they begin like those of others."""
+    if groups is None or not groups.weight:
+        return np.zeros(n_items, bool)
+    known: NDArray[np.bool_] = np.diff(groups.rows.tocsc().indptr) > 0
+    return known
 
 
 def _stack(parts: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
