@@ -94,17 +94,19 @@ def test_reranked_is_not_combined(run: Ranker) -> None:
     assert lists[0] != lists[1]
 
 
-def test_a_refitted_run_answers_by_what_it_was_refitted_on(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_run_answers_by_what_its_main_figures_were_fitted_on(
+    folder: Path, tmp_path: Path, refit: bool
+) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    settings = settings_of(tmp_path, "evaluation.refit=true")
+    settings = settings_of(tmp_path, f"evaluation.refit={refit}", "evaluation.compare_refit=true")
     pipeline.run(settings, journal=SILENT)
-    refitted = serving.open_run(settings)
-    check_against_figures(refitted, tmp_path, "reranked", removed=True)
+    check_against_figures(serving.open_run(settings), tmp_path, "reranked", removed=True)
     before, after = (
         pl.read_parquet(where / "evaluation" / "rankings" / "reranked.parquet")
         for where in (folder, tmp_path)
     )
-    assert not before.equals(after)
+    assert before.equals(after) == (not refit)
 
 
 @pytest.mark.parametrize("ranking", ["combined", "reranked"])
