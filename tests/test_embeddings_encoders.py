@@ -223,7 +223,7 @@ def causal_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types
         tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", padding_side="left"
     ).save_pretrained(folder)
     torch.manual_seed(0)
