@@ -1,6 +1,7 @@
 //! What can be wrong with the input: one variant per cause, each with a message that says what to do.
 
-/// The faults that this crate reports. The binding turns each into a Python `ValueError`.
+/// The faults that this crate reports. The binding turns each into a Python `ValueError`, and
+/// `Memory` into a `MemoryError`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The number of levels L is out of range.
@@ -193,11 +194,19 @@ pub enum Error {
         /// The row given.
         row: i64,
     },
+    /// Memory that cannot be had.
+    #[error("memory: expected {n_bytes} free bytes, got fewer; give fewer rows at once")]
+    Memory {
+        /// Bytes asked for at once.
+        n_bytes: usize,
+    },
     /// Bytes that are no trie.
     #[error("trie file: expected it to start with `MQLTRIE` and a version, got something else; save it again")]
     NotATrie,
     /// A trie of another version of the format.
-    #[error("trie file: expected format version {expected}, got {got}; save it again")]
+    #[error(
+        "trie file: expected format version {expected}, got {got}; build the trie again and save it"
+    )]
     FileVersion {
         /// The version that this build reads.
         expected: u8,

@@ -10,17 +10,22 @@ use numpy::{
     Element, IntoPyArray, PyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray,
     PyUntypedArray, PyUntypedArrayMethods,
 };
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::codes::{CodeSpace, Codes};
 use crate::collision::{self, Keep, Plan, Policy, Reassign, Resolution, RowRules};
 use crate::distances::{DistanceTensor, Latents, RowList, Table};
 use crate::error::Error;
+use crate::memory;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
-        PyValueError::new_err(error.to_string())
+        let message = error.to_string();
+        match error {
+            Error::Memory { .. } => PyMemoryError::new_err(message),
+            _ => PyValueError::new_err(message),
+        }
     }
 }
 
@@ -46,19 +51,35 @@ impl<'py, T: Element + Copy, D: Dimension> Argument<'py, T, D> {
             return Err(wrong_type::<T, D>(what, object));
         };
         let shape = array.shape().to_vec();
-        Ok(Self { array: array.try_readonly()?, shape })
+        if array.as_untyped().is_aligned() {
+            return Ok(Self { array: array.try_readonly()?, shape });
+        }
+        // A column of records, whose numbers need not lie at multiples of their size.
+        let copy = array.call_method0("copy")?;
+        Ok(Self { array: copy.cast::<PyArray<T, D>>()?.try_readonly()?, shape })
     }
 
     fn optional(what: &str, object: Option<&Bound<'py, PyAny>>) -> PyResult<Option<Self>> {
         object.map(|object| Self::new(what, object)).transpose()
     }
 
-    fn values(&self) -> Cow<'_, [T]> {
-        let view = self.array.as_array();
-        match view.to_slice() {
-            Some(slice) => Cow::Borrowed(slice),
-            None => Cow::Owned(view.iter().copied().collect()),
+    fn values(&self) -> PyResult<Cow<'_, [T]>> {
+        match self.array.as_array().to_slice() {
+            Some(slice) => Ok(Cow::Borrowed(slice)),
+            None => Ok(Cow::Owned(self.copied()?)),
         }
+    }
+
+    /// The values, out of reach of other threads, which may write into the array while the GIL is
+    /// released.
+    fn copied(&self) -> PyResult<Vec<T>> {
+        let view = self.array.as_array();
+        if let Some(slice) = view.to_slice() {
+            return Ok(memory::copied(slice)?);
+        }
+        let mut values = memory::room(view.len())?;
+        values.extend(view.iter().copied());
+        Ok(values)
     }
 }
 
@@ -155,7 +176,7 @@ fn find_collisions<'py>(
 ) -> PyResult<(Rows<'py>, Rows<'py>)> {
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let n_threads = threads(n_threads)?;
-    let table = codes.values();
+    let table = codes.values()?;
     let table = Codes::new(&table, codes.shape[1])?;
     let groups = py.detach(|| collision::find_collisions(table, n_threads));
     Ok((to_rows(py, &groups.offsets), to_rows(py, &groups.rows)))
@@ -171,7 +192,7 @@ fn count_prefixes(
 ) -> PyResult<Vec<usize>> {
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let n_threads = threads(n_threads)?;
-    let table = codes.values();
+    let table = codes.values()?;
     let table = Codes::new(&table, codes.shape[1])?;
     Ok(py.detach(|| collision::count_prefixes(table, n_threads)))
 }
@@ -203,10 +224,10 @@ fn resolve_collisions<'py>(
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
     let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
     let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
-    let (data, values) = (codes.values(), distances.values());
-    let (keys, frozen) =
-        (keys.as_ref().map(Argument::values), frozen.as_ref().map(Argument::values));
-    let rows = rows.as_ref().map(Argument::values);
+    let (data, values) = (codes.values()?, distances.values()?);
+    let keys = keys.as_ref().map(Argument::values).transpose()?;
+    let frozen = frozen.as_ref().map(Argument::values).transpose()?;
+    let rows = rows.as_ref().map(Argument::values).transpose()?;
     let shape = [distances.shape[0], distances.shape[1], distances.shape[2]];
     let resolution = py.detach(|| {
         let table = Codes::new(&data, codes.shape[1])?;
@@ -249,12 +270,12 @@ fn resolve_collisions_from_latents<'py>(
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
     let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
     let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
-    let (data, values) = (codes.values(), latents.values());
-    let book_values: Vec<_> = books.iter().map(Argument::values).collect();
+    let (data, values) = (codes.values()?, latents.values()?);
+    let book_values = books.iter().map(Argument::values).collect::<PyResult<Vec<_>>>()?;
     let book_shapes: Vec<_> = books.iter().map(|book| [book.shape[0], book.shape[1]]).collect();
-    let (keys, frozen) =
-        (keys.as_ref().map(Argument::values), frozen.as_ref().map(Argument::values));
-    let rows = rows.as_ref().map(Argument::values);
+    let keys = keys.as_ref().map(Argument::values).transpose()?;
+    let frozen = frozen.as_ref().map(Argument::values).transpose()?;
+    let rows = rows.as_ref().map(Argument::values).transpose()?;
     let shape = [latents.shape[0], latents.shape[1]];
     let resolution = py.detach(|| {
         let table = Codes::new(&data, codes.shape[1])?;

@@ -5,6 +5,7 @@
 
 mod build;
 mod restrict;
+pub(crate) mod rows;
 pub(crate) mod store;
 mod walk;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use crate::codes::Codes;
 use crate::error::{Error, Result};
+use crate::memory::{filled, room};
 use crate::threads::{in_threads, useful_threads};
 use store::{words, Bytes, Code, Marks, Owned, Shape, Table};
 use walk::{View, BLOCK, NONE};
@@ -89,21 +91,21 @@ macro_rules! ask {
 }
 
 impl CodeTrie {
-    fn of(shape: Shape, owned: Owned) -> Self {
+    fn of(shape: Shape, owned: Owned) -> Result<Self> {
         Self::around(shape, Arc::new(owned))
     }
 
     /// Take bytes that have the length that `shape` wants, and fill table and marks from them.
     /// O(nodes of the first three levels).
-    pub(crate) fn around(shape: Shape, bytes: Bytes) -> Self {
-        let (mut table, mut marks) = (Table::new(&shape), Marks::new(&shape));
+    pub(crate) fn around(shape: Shape, bytes: Bytes) -> Result<Self> {
+        let (mut table, mut marks) = (Table::new(&shape)?, Marks::new(&shape)?);
         let mut trie = Self { shape, bytes, table: Table::default(), marks: Marks::default() };
         ask!(trie, view => {
             view.fill_table(&mut table);
             view.fill_marks(&mut marks);
         });
         (trie.table, trie.marks) = (table, marks);
-        trie
+        Ok(trie)
     }
 
     /// The number of codes K of each level. O(1).
@@ -208,7 +210,7 @@ impl CodeTrie {
             return Err(Error::PrefixLength { n_levels: self.n_levels(), got: depth });
         }
         check_table("prefixes", prefixes, n_prefixes, depth)?;
-        Ok(ask!(self, view => view.allowed(prefixes, n_prefixes, depth)))
+        ask!(self, view => view.allowed(prefixes, n_prefixes, depth))
     }
 
     /// The level whose codes follow the nodes of a batch, told by the first that exists. O(B).
@@ -233,7 +235,7 @@ impl CodeTrie {
     pub fn mask(&self, nodes: &[i64], level: usize) -> Result<Vec<bool>> {
         let n_codes = self.codes_of(level)?;
         let nodes = self.of_level(nodes, level)?;
-        Ok(ask!(self, view => view.mask(&nodes, n_codes)))
+        ask!(self, view => view.mask(&nodes, n_codes))
     }
 
     /// The same marks as bits, (B, ceil(K / 8)): code c is bit c % 8, the lowest first, of byte
@@ -244,7 +246,7 @@ impl CodeTrie {
     pub fn mask_bits(&self, nodes: &[i64], level: usize) -> Result<Vec<u8>> {
         let width = self.codes_of(level)?.div_ceil(8);
         let nodes = self.of_level(nodes, level)?;
-        Ok(ask!(self, view => view.mask_bits(&nodes, width)))
+        ask!(self, view => view.mask_bits(&nodes, width))
     }
 
     fn codes_of(&self, level: usize) -> Result<usize> {
@@ -259,7 +261,19 @@ impl CodeTrie {
             node if node == NONE || own.contains(&node) => Ok(node),
             node => Err(Error::MixedLevels { expected: level, node: id, got: self.depth(node) }),
         };
-        nodes.iter().enumerate().map(check).collect()
+        self.each(nodes, check)
+    }
+
+    fn each(
+        &self,
+        nodes: &[i64],
+        check: impl Fn((usize, &i64)) -> Result<u32>,
+    ) -> Result<Vec<u32>> {
+        let mut checked = room(nodes.len())?;
+        for entry in nodes.iter().enumerate() {
+            checked.push(check(entry)?);
+        }
+        Ok(checked)
     }
 
     /// Follow one code from each node, (B); -1 where no item has that prefix. O(B log K).
@@ -271,9 +285,11 @@ impl CodeTrie {
             let (expected, got) = (nodes.len(), codes.len());
             return Err(Error::BatchLength { what: "codes", expected, got });
         }
-        let nodes = nodes.iter().enumerate().map(|(position, &node)| self.node(position, node));
-        let nodes = nodes.collect::<Result<Vec<u32>>>()?;
-        Ok(ask!(self, view => view.step(&nodes, codes)).into_iter().map(node_number).collect())
+        let nodes = self.each(nodes, |(position, &node)| self.node(position, node))?;
+        let stepped = ask!(self, view => view.step(&nodes, codes))?;
+        let mut numbers = room(stepped.len())?;
+        numbers.extend(stepped.into_iter().map(node_number));
+        Ok(numbers)
     }
 
     /// Find the row of each semantic ID of a batch, (B); -1 where no item has it. O(B L log K).
@@ -287,7 +303,7 @@ impl CodeTrie {
             return Err(Error::LevelCount { what: "codes", expected, got });
         }
         let n_threads = useful_threads(n_threads, batch.n_rows());
-        let mut found = vec![NOWHERE; batch.n_rows()];
+        let mut found = filled(NOWHERE, batch.n_rows())?;
         let each = batch.n_rows().div_ceil(n_threads).max(1);
         let shares = batch.data().chunks(each * n_levels).zip(found.chunks_mut(each));
         in_threads(shares.collect(), n_threads, |(table, found): (&[u16], &mut [i64])| {
@@ -295,19 +311,6 @@ impl CodeTrie {
             ask!(self, view => blocks.for_each(|(table, found)| view.find(table, n_levels, found)));
         });
         Ok(found)
-    }
-
-    /// Mark rows by number, as `restrict` wants it. O(N + number of rows).
-    ///
-    /// # Errors
-    /// If a row is not one of the table that the trie was built from.
-    pub fn marks(&self, rows: &[i64]) -> Result<Vec<bool>> {
-        let mut marks = vec![false; self.n_rows()];
-        for &row in rows {
-            let mark = usize::try_from(row).ok().and_then(|row| marks.get_mut(row));
-            *mark.ok_or(Error::RowRange { n_rows: self.n_rows(), row })? = true;
-        }
-        Ok(marks)
     }
 }
 

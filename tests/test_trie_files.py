@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ def test_the_file_format_is_the_one_described(tmp_path: Path) -> None:
     trie = CodeTrie(np.array([[1, 2], [0, 2], [1, 0]], np.uint16), [2, 3])
     trie.save(tmp_path / "t")
 
-    header = b"MQLTRIE\x02" + struct.pack("<2Q 8Q 10Q Q", 2, 3, *K, *LEVELS, 384) + bytes(16)
+    header = b"MQLTRIE\x03" + struct.pack("<2Q 8Q 10Q Q", 2, 3, *K, *LEVELS, 384) + bytes(16)
     offsets, rows = struct.pack("<4I", 0, 2, 3, 5), struct.pack("<3I", 1, 2, 0)
     arrays = b"".join(a.ljust(64, b"\0") for a in (offsets, bytes([0, 1, 2, 0, 2]), rows))
     assert (tmp_path / "t").read_bytes() == sealed(header + arrays)
@@ -54,11 +55,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def checksum(content: bytes) -> bytes:
-    """FNV-1a over words of 64 bits."""
-    total = 0xCBF29CE484222325
-    for (word,) in struct.iter_unpack("<Q", content):
-        total = (total ^ word) * 0x100000001B3 % 2**64
-    return struct.pack("<Q", total)
+    return struct.pack("<Q", xxhash.xxh3_64_intdigest(content))
 
 
 @given(case=cases(), data=st.data())
@@ -114,7 +111,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) 
 
 def header(*, n_levels: int = 2, n_rows: int = 3, k: Any = K, levels: Any = LEVELS) -> bytes:
     numbers = struct.pack("<2Q 8Q 10Q 3Q", n_levels, n_rows, *k, *levels, 384, 0, 0)
-    return sealed(b"MQLTRIE\x02" + numbers + bytes(192))
+    return sealed(b"MQLTRIE\x03" + numbers + bytes(192))
 
 
 def hexadecimal(number: bytes) -> str:
@@ -132,8 +129,7 @@ CHANGED = header()[:16] + b"\4" + header()[17:]
             b"PK\x03\x04",
             "expected it to start with `MQLTRIE` and a version, got something else",
         ),
-        (b"MQLTRIE\x01", "expected format version 2, got 1"),
-        (b"MQLTRIE\x02\2", "expected 192 bytes, got 9"),
+        (b"MQLTRIE\x03\2", "expected 192 bytes, got 9"),
         (header()[:300], "expected 384 bytes, got 300"),
         (header() + b"\0", "expected 384 bytes, got 385"),
         (
@@ -194,6 +190,28 @@ def test_a_file_that_contradicts_itself_is_told(
         if message.startswith("offsets"):
             with pytest.raises(ValueError, match=r"^trie file: expected offsets .*"):
                 CodeTrie.load(path).restrict(ints(0))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_version_is_told(version: int, tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"MQLTRIE" + bytes([version]) + header()[8:])
+    message = (
+        f"trie file: expected format version 3, got {version}; build the trie again and save it"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        CodeTrie.load(tmp_path / "t")
+
+
+def test_changes_do_not_cancel_each_other(tmp_path: Path) -> None:
+    TRIE.save(tmp_path / "t")
+    content = bytearray((tmp_path / "t").read_bytes())
+    for place in (199, 207):  # the top bits of two words: a sum may lose them both
+        content[place] ^= 0x80
+    (tmp_path / "cut").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"^trie file: expected checksum [0-9a-f]{16} of the arrays"
+    ):
+        CodeTrie.load(tmp_path / "cut", verify=True)
 
 
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:

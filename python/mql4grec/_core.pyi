@@ -2,8 +2,9 @@
 
 Letters: N items, L levels (2 to 8), K codes per level (up to 65,536), E numbers per latent, B
 entries per batch, M rows that move. Arrays must have the dtype stated (`TypeError` otherwise);
-every other misuse is a `ValueError`. The GIL is released while a call works, and the same input
-gives the same output on every machine.
+every other misuse is a `ValueError`, and memory that cannot be had a `MemoryError`. The GIL is
+released while a call works, and the same input gives the same output on every machine. A trie reads
+copies of its arguments, which other threads may write into meanwhile.
 """
 
 from collections.abc import Sequence
@@ -188,15 +189,16 @@ class CodeTrie:
                 behind its header gives wrong answers.
 
         Raises:
-            OSError: If the file cannot be read.
+            OSError: If the file cannot be read, or is no regular file.
             ValueError: If it is no trie, of another version, cut off or changed.
         """
 
     def save(self, path: str | PathLike[str], /) -> None:
-        """Write the trie to a file, which is replaced once all is written.
+        """Write the trie to a file, which is replaced once all is written and safe on the disk.
 
         Raises:
-            OSError: If the file cannot be written.
+            OSError: If the file cannot be written, or there is something that is no regular file:
+                a link, a folder, a device, a pipe.
         """
 
     @property

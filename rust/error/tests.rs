@@ -27,6 +27,7 @@ fn name(error: &Error) -> &'static str {
         Error::MixedLevels { .. } => "MixedLevels",
         Error::NoLevel => "NoLevel",
         Error::RowRange { .. } => "RowRange",
+        Error::Memory { .. } => "Memory",
         Error::NotATrie => "NotATrie",
         Error::FileVersion { .. } => "FileVersion",
         Error::FileLength { .. } => "FileLength",
@@ -34,7 +35,7 @@ fn name(error: &Error) -> &'static str {
         Error::Inconsistent { .. } => "Inconsistent",
     }
 }
-const N_VARIANTS: usize = 26;
+const N_VARIANTS: usize = 27;
 
 fn table() -> Vec<(Error, &'static str)> {
     let text = str::to_owned;
@@ -129,13 +130,17 @@ fn table() -> Vec<(Error, &'static str)> {
         ),
         (Error::RowRange { n_rows: 3, row: -1 }, "`rows`: expected rows from 0 to below 3, got -1"),
         (
+            Error::Memory { n_bytes: 4096 },
+            "memory: expected 4096 free bytes, got fewer; give fewer rows at once",
+        ),
+        (
             Error::NotATrie,
             "trie file: expected it to start with `MQLTRIE` and a version, got something else; \
              save it again",
         ),
         (
-            Error::FileVersion { expected: 2, got: 1 },
-            "trie file: expected format version 2, got 1; save it again",
+            Error::FileVersion { expected: 3, got: 2 },
+            "trie file: expected format version 3, got 2; build the trie again and save it",
         ),
         (
             Error::FileLength { expected: 118, got: 72 },

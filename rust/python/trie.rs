@@ -43,7 +43,7 @@ impl CodeTrie {
     ) -> PyResult<Self> {
         let codes = Argument::<u16, Ix2>::new("codes", codes)?;
         let n_threads = threads(n_threads)?;
-        let data = codes.values();
+        let data = codes.copied()?;
         let trie = py.detach(|| {
             let table = Codes::new(&data, codes.shape[1])?;
             trie::CodeTrie::new(table, CodeSpace::new(&n_codes)?, n_threads)
@@ -55,7 +55,7 @@ impl CodeTrie {
     #[staticmethod]
     #[pyo3(signature = (path, /, *, verify=false))]
     fn load(py: Python<'_>, path: PathBuf, verify: bool) -> PyResult<Self> {
-        let bytes = py.detach(|| map(&path)).map_err(|error| with_path(error, &path))?;
+        let bytes = py.detach(|| map(&path))?;
         Ok(Self { trie: py.detach(|| trie::CodeTrie::from_bytes(bytes, verify))? })
     }
 
@@ -66,7 +66,7 @@ impl CodeTrie {
             let (header, arrays) = self.trie.to_parts();
             replace(&path, &[&header, arrays])
         })
-        .map_err(|error| with_path(error, &path))
+        .map_err(PyErr::from)
     }
 
     /// Node of the empty prefix.
@@ -140,7 +140,7 @@ impl CodeTrie {
         prefixes: &Bound<'py, PyAny>,
     ) -> PyResult<(Rows<'py>, Bound<'py, PyArray1<u16>>)> {
         let prefixes = Argument::<u16, Ix2>::new("prefixes", prefixes)?;
-        let (values, shape) = (prefixes.values(), &prefixes.shape);
+        let (values, shape) = (prefixes.copied()?, &prefixes.shape);
         let allowed = py.detach(|| self.trie.allowed(&values, shape[0], shape[1]))?;
         Ok((allowed.offsets.into_pyarray(py), allowed.codes.into_pyarray(py)))
     }
@@ -154,7 +154,7 @@ impl CodeTrie {
         level: Option<usize>,
     ) -> PyResult<Bound<'py, PyArray2<bool>>> {
         let nodes = Argument::<i64, Ix1>::new("nodes", nodes)?;
-        let values = nodes.values();
+        let values = nodes.copied()?;
         let (level, mask) = py.detach(|| {
             let level = level.map_or_else(|| self.trie.level_of(&values), Ok)?;
             Ok::<_, Error>((level, self.trie.mask(&values, level)?))
@@ -171,7 +171,7 @@ impl CodeTrie {
         level: Option<usize>,
     ) -> PyResult<Bound<'py, PyArray2<u8>>> {
         let nodes = Argument::<i64, Ix1>::new("nodes", nodes)?;
-        let values = nodes.values();
+        let values = nodes.copied()?;
         let (level, mask) = py.detach(|| {
             let level = level.map_or_else(|| self.trie.level_of(&values), Ok)?;
             Ok::<_, Error>((level, self.trie.mask_bits(&values, level)?))
@@ -189,7 +189,7 @@ impl CodeTrie {
     ) -> PyResult<Rows<'py>> {
         let nodes = Argument::<i64, Ix1>::new("nodes", nodes)?;
         let codes = Argument::<u16, Ix1>::new("codes", codes)?;
-        let (nodes, codes) = (nodes.values(), codes.values());
+        let (nodes, codes) = (nodes.copied()?, codes.copied()?);
         Ok(py.detach(|| self.trie.step(&nodes, &codes))?.into_pyarray(py))
     }
 
@@ -203,7 +203,7 @@ impl CodeTrie {
     ) -> PyResult<Rows<'py>> {
         let codes = Argument::<u16, Ix2>::new("codes", codes)?;
         let n_threads = threads(n_threads)?;
-        let data = codes.values();
+        let data = codes.copied()?;
         let found = py.detach(|| self.trie.find(Codes::new(&data, codes.shape[1])?, n_threads))?;
         Ok(found.into_pyarray(py))
     }
@@ -217,20 +217,25 @@ impl CodeTrie {
         n_threads: Option<isize>,
     ) -> PyResult<Self> {
         let n_threads = threads(n_threads)?;
-        if let Ok(marks) = Argument::<bool, Ix1>::new("rows", rows) {
-            let marks = marks.values();
+        if rows.cast::<PyArray1<bool>>().is_ok() {
+            let marks = marks(rows)?;
             return Ok(Self { trie: py.detach(|| self.trie.restrict(&marks, n_threads))? });
         }
-        let rows = Argument::<i64, Ix1>::new("rows", rows)?;
-        let rows = rows.values();
-        let cut = |marks: Vec<bool>| self.trie.restrict(&marks, n_threads);
-        Ok(Self { trie: py.detach(|| self.trie.marks(&rows).and_then(cut))? })
+        let rows = Argument::<i64, Ix1>::new("rows", rows)?.copied()?;
+        Ok(Self { trie: py.detach(|| self.trie.restrict_to(&rows, n_threads))? })
     }
 
     fn __repr__(&self) -> String {
         let (n_items, n_codes) = (self.n_items(), self.n_codes());
         format!("CodeTrie(n_items={n_items}, n_codes={n_codes:?}, n_nodes={})", self.n_nodes())
     }
+}
+
+/// Marks, any byte but 0 being one: numpy does not keep other bytes than 0 and 1 out of its bools.
+fn marks(object: &Bound<'_, PyAny>) -> PyResult<Vec<bool>> {
+    let bytes = object.call_method1("view", ("uint8",))?;
+    let bytes = Argument::<u8, Ix1>::new("rows", &bytes)?;
+    Ok(bytes.copied()?.into_iter().map(|byte| byte != 0).collect())
 }
 
 /// Lend an array of a trie, given by its bytes, to numpy.
@@ -266,34 +271,95 @@ fn lend<'py, T: Element, D: IntoDimension>(
 /// Map a file for reading.
 #[allow(unsafe_code)] // a file may change under its mapping, see below
 fn map(path: &Path) -> io::Result<trie::store::Bytes> {
-    let file = File::open(path)?;
+    let named = |error| with_path(error, path);
+    regular(path, &fs::metadata(path).map_err(named)?)?; // opening a pipe waits for its writer
+    let file = File::open(path).map_err(named)?;
     // SAFETY: a mapping is only as constant as its file. `save` never writes into a file that
     // exists, it replaces it, and then the mapping keeps the old one. A program that does write into
     // it can make the answers wrong and, if it cuts the file short, end this process: as for every
     // mapped file, numpy's too. No value that it writes leads to a read outside, as none is trusted.
-    let mapping = unsafe { Mmap::map(&file)? };
+    let mapping = unsafe { Mmap::map(&file).map_err(named)? };
     Ok(Arc::new(mapping))
 }
 
-/// Write a file under another name beside it and then replace it, so that nobody sees half of it.
+/// Refuse what is no regular file: reading it may never end, and replacing it may break the system.
+fn regular(path: &Path, found: &fs::Metadata) -> io::Result<()> {
+    let (kind, got) = match found.file_type() {
+        file if file.is_file() => return Ok(()),
+        file if file.is_dir() => (io::ErrorKind::IsADirectory, "a folder"),
+        file if file.is_symlink() => (io::ErrorKind::InvalidInput, "a link"),
+        _ => (io::ErrorKind::InvalidInput, "a device or pipe"),
+    };
+    let path = path.display();
+    let message = format!("`{path}`: expected a regular file, got {got}; choose another path");
+    Err(io::Error::new(kind, message))
+}
+
+/// The longest part of a file's name that its temporary's name repeats: a name has 255 bytes.
+const NAME_BYTES: usize = 60;
+
+/// Write a file under another name beside it and then replace it, so that nobody sees half of it,
+/// whenever the power fails.
 fn replace(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    name.push(format!(".{}-{}.part", std::process::id(), now.as_nanos()));
-    let part = path.with_file_name(name);
+    match fs::symlink_metadata(path) {
+        Ok(found) => regular(path, &found)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(with_path(error, path)),
+    }
+    let part = temporary(path);
     let write = || {
         let mut file = File::create_new(&part)?;
         parts.iter().try_for_each(|bytes| file.write_all(bytes))?;
         file.sync_all()?;
         drop(file);
-        fs::rename(&part, path)
+        fs::rename(&part, path)?;
+        sync_folder(path)
     };
-    write().inspect_err(|_| {
+    write().map_err(|error| {
         fs::remove_file(&part).unwrap_or_default();
+        let n_bytes: usize = parts.iter().map(|bytes| bytes.len()).sum();
+        without_room(error, path, n_bytes)
     })
 }
 
+/// A name that a run knows as that of an unfinished file, of this process and moment.
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let long = name.char_indices().rev().map(|(start, _)| start);
+    let start = long.take_while(|start| name.len() - start <= NAME_BYTES).last().unwrap_or(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (process, moment, end) = (std::process::id(), now.as_nanos(), &name[start..]);
+    path.with_file_name(format!(".mql4grec.{process}.{moment}.{end}"))
+}
+
+/// Make a rename last: it is an entry of the folder.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(()); // elsewhere a folder cannot be opened
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match File::open(folder.unwrap_or(Path::new(".")))?.sync_all() {
+        // Some file systems cannot, and keep their order themselves.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        done => done,
+    }
+}
+
+/// Say what a full disk needs.
+fn without_room(error: io::Error, path: &Path, n_bytes: usize) -> io::Error {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    if !matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull) {
+        return with_path(error, path);
+    }
+    let (kind, path) = (error.kind(), path.display());
+    let message = format!(
+        "`{path}`: expected room for {n_bytes} bytes, got less ({error}); free some, or choose \
+         another folder"
+    );
+    io::Error::new(kind, message)
+}
+
 /// Keep the kind, which chooses the Python exception, and say which file it was.
-fn with_path(error: io::Error, path: &Path) -> PyErr {
-    io::Error::new(error.kind(), format!("`{}`: {error}", path.display())).into()
+fn with_path(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
 }

@@ -7,11 +7,15 @@ use super::store::{Code, Owned, PerLevel, Shape, Word};
 use super::{node_id, CodeTrie};
 use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::sorting::Sorted;
 use crate::threads::{in_threads, useful_threads};
 
 /// Shares per thread, so that one which is held up does not hold up all.
 const SHARES_PER_THREAD: usize = 4;
+
+/// The most bytes that sorting takes per row: a word of 128 bits and the row.
+const SORTING_BYTES: usize = 32;
 
 /// Sorted rows, read by place: the packed codes, and the row's number.
 struct Entries<'a, W, R> {
@@ -54,6 +58,7 @@ impl CodeTrie {
     pub fn new(codes: Codes<'_>, space: CodeSpace, n_threads: usize) -> Result<Self> {
         node_id(codes.n_rows())?;
         check(codes, &space, n_threads)?;
+        memory::expect(codes.n_rows(), SORTING_BYTES)?;
         match Sorted::new(codes, &space, n_threads) {
             Sorted::Narrow { entries, row_bits } => {
                 let rows = (1 << row_bits) - 1;
@@ -122,12 +127,12 @@ impl<'a, W: Fn(usize) -> u128 + Sync, R: Fn(usize) -> usize + Sync> Entries<'a, 
             levels.push(node_id(n_nodes)?);
         }
         let shape = Shape { space: self.space.clone(), n_rows: node_id(n_rows)?, levels };
-        let mut owned = Owned::zeroed(shape.n_bytes());
+        let mut owned = Owned::zeroed(shape.n_bytes())?;
         match shape.code_bytes() {
             1 => self.fill::<u8>(&shape, &mut owned, (shares, n_threads)),
             _ => self.fill::<[u8; 2]>(&shape, &mut owned, (shares, n_threads)),
         }
-        Ok(CodeTrie::of(shape, owned))
+        CodeTrie::of(shape, owned)
     }
 
     fn count(&self, places: Range<usize>) -> Share {

@@ -3,14 +3,19 @@
 
 use std::ops::Range;
 
+use super::rows::RowSet;
 use super::store::{read, Code, Owned, Shape, Word};
 use super::walk::View;
 use super::{node_id, CodeTrie};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::threads::{in_threads, useful_threads};
 
 /// Shares per thread, so that one which is held up does not hold up all.
 const SHARES_PER_THREAD: usize = 4;
+
+/// The most bytes per node that the cuts of all levels take: row, code, size and marks.
+const CUTTING_BYTES: usize = 16;
 
 /// What stays of some nodes of one level.
 ///
@@ -38,14 +43,29 @@ impl CodeTrie {
             let (expected, got) = (format!("({},)", self.n_rows()), format!("({},)", keep.len()));
             return Err(Error::Shape { what: "rows".to_owned(), expected, got });
         }
+        self.keep(&RowSet::of_marks(keep)?, n_threads)
+    }
+
+    /// Cut out the trie of those items whose row is listed; rows keep their numbers. O(N L + R log R)
+    /// for R rows.
+    ///
+    /// # Errors
+    /// If a row is not one of the table that the trie was built from, or a file that was not verified
+    /// contradicts itself.
+    pub fn restrict_to(&self, rows: &[i64], n_threads: usize) -> Result<Self> {
+        self.keep(&RowSet::of_rows(rows, self.n_rows(), self.n_items())?, n_threads)
+    }
+
+    fn keep(&self, keep: &RowSet, n_threads: usize) -> Result<Self> {
         let n_threads = useful_threads(n_threads, self.n_items());
+        memory::expect(self.n_nodes(), CUTTING_BYTES)?;
         match self.shape.code_bytes() {
             1 => self.cut(self.view::<u8>(), keep, n_threads),
             _ => self.cut(self.view::<[u8; 2]>(), keep, n_threads),
         }
     }
 
-    fn cut<C: Code>(&self, view: View<'_, C>, keep: &[bool], n_threads: usize) -> Result<Self> {
+    fn cut<C: Code>(&self, view: View<'_, C>, keep: &RowSet, n_threads: usize) -> Result<Self> {
         let (mut rows, mut kept) = keep_rows(view.rows, keep, n_threads);
         let mut levels: Vec<Vec<Cut<C>>> = Vec::new();
         for level in (0..self.n_levels()).rev() {
@@ -62,9 +82,9 @@ impl CodeTrie {
         }
         let space = self.shape.space.clone();
         let shape = Shape { space, n_rows: self.shape.n_rows, levels: starts };
-        let mut owned = Owned::zeroed(shape.n_bytes());
+        let mut owned = Owned::zeroed(shape.n_bytes())?;
         join(&mut owned, &shape, (&levels, &mut rows));
-        Ok(Self::of(shape, owned))
+        Self::of(shape, owned)
     }
 
     /// Cut the nodes of a level, by which of their children are kept.
@@ -123,17 +143,10 @@ fn cut_nodes<C: Code>(
 }
 
 /// The rows that stay, in shares, and which leaves do.
-fn keep_rows(rows: &[Word], keep: &[bool], n_threads: usize) -> (Vec<Vec<Word>>, Vec<bool>) {
-    let marks: Vec<u64> = keep
-        .chunks(64)
-        .map(|keep| keep.iter().rev().fold(0, |bits, &mark| (bits << 1) | u64::from(mark)))
-        .collect();
-    // An eighth of the marks' memory: rows come in no order, and these fit into the caches.
-    let stays =
-        |row: u32| marks.get(row as usize / 64).is_some_and(|bits| bits >> (row % 64) & 1 == 1);
+fn keep_rows(rows: &[Word], keep: &RowSet, n_threads: usize) -> (Vec<Vec<Word>>, Vec<bool>) {
     let each = rows.len().div_ceil(n_threads * SHARES_PER_THREAD).max(1);
     let shares = in_threads(rows.chunks(each).collect(), n_threads, |rows: &[Word]| {
-        let kept: Vec<bool> = rows.iter().map(|&row| stays(read(row))).collect();
+        let kept: Vec<bool> = rows.iter().map(|&row| keep.has(read(row))).collect();
         let left = rows.iter().zip(&kept).filter(|(_, &kept)| kept).map(|(&row, _)| row);
         (left.collect::<Vec<_>>(), kept)
     });

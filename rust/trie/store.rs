@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::codes::{CodeSpace, MAX_LEVELS};
+use crate::error::Result;
+use crate::memory::zeros;
 
 /// Bytes of the header before the arrays; `trie_file` knows what it says.
 pub(crate) const HEADER_BYTES: usize = 192;
@@ -156,10 +158,10 @@ pub(crate) struct Owned {
 }
 
 impl Owned {
-    pub(crate) fn zeroed(n_bytes: usize) -> Self {
-        let buffer = vec![0; n_bytes + ALIGNMENT];
+    pub(crate) fn zeroed(n_bytes: usize) -> Result<Self> {
+        let buffer: Vec<u8> = zeros(n_bytes + ALIGNMENT)?;
         let start = buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { buffer, start }
+        Ok(Self { buffer, start })
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
@@ -211,7 +213,7 @@ pub(crate) struct Table {
 
 impl Table {
     /// An empty table for a shape.
-    pub(crate) fn new(shape: &Shape) -> Self {
+    pub(crate) fn new(shape: &Shape) -> Result<Self> {
         let n_codes = shape.space.n_codes();
         let limit = SMALL_TABLE.max(CELLS_PER_ITEM.saturating_mul(shape.n_items()));
         // 65,536 squared is more than a `usize` of 32 bits.
@@ -220,7 +222,7 @@ impl Table {
             _ if n_codes[0] <= limit => (1, 1, n_codes[0]),
             _ => (0, 1, 0),
         };
-        Self { depth, width, nodes: vec![0; cells] }
+        Ok(Self { depth, width, nodes: zeros(cells)? })
     }
 
     pub(crate) fn set(&mut self, codes: [u16; 2], node: u32) {
@@ -265,11 +267,11 @@ const MARK_BYTES_PER_ITEM: usize = 4;
 
 impl Marks {
     /// No marks yet, for as many nodes as shall have some.
-    pub(crate) fn new(shape: &Shape) -> Self {
+    pub(crate) fn new(shape: &Shape) -> Result<Self> {
         let limit = SMALL_MARKS.max(MARK_BYTES_PER_ITEM.saturating_mul(shape.n_items()));
         let levels = shape.space.n_codes().iter().zip(&shape.levels[1..]).take(MARKED_DEPTH + 1);
         let fits = levels.take_while(|&(&k, &end)| k <= 256 && end as usize <= limit / 32);
-        Self(vec![[0; 4]; fits.last().map_or(0, |(_, &end)| end as usize)])
+        Ok(Self(zeros(fits.last().map_or(0, |(_, &end)| end as usize))?))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -126,6 +126,7 @@ proptest! {
         (rows, n_codes) in tries(),
         keep in proptest::collection::vec(any::<bool>(), 20),
     ) {
+        let all = rows.clone();
         let part = build(&rows, &n_codes)?.restrict(&keep[..rows.len()], 2)?;
         let kept: Vec<usize> = (0..rows.len()).filter(|&row| keep[row]).collect();
         let left: Vec<Vec<u16>> = kept.iter().map(|&row| rows[row].clone()).collect();
@@ -136,7 +137,9 @@ proptest! {
         let rows = numbers(rebuilt.row_bytes());
         let rows: Vec<u32> = rows.iter().map(|&row| kept[row as usize] as u32).collect();
         prop_assert_eq!(numbers(part.row_bytes()), rows);
-        prop_assert_eq!(load(&file(&part))?, part);
+        prop_assert_eq!(load(&file(&part))?, part.clone());
+        let listed: Vec<i64> = kept.iter().rev().map(|&row| row as i64).collect();
+        prop_assert_eq!(build(&all, &n_codes)?.restrict_to(&listed, 1)?, part);
     }
 
     #[test]
@@ -165,7 +168,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_do_not_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(load(&tail).is_err());
-        let content = [&b"MQLTRIE\x02\x02\0\0\0\0\0\0\0"[..], &tail].concat();
+        let content = [&b"MQLTRIE\x03\x02\0\0\0\0\0\0\0"[..], &tail].concat();
         prop_assert!(load(&content).is_err());
         let mut content = [&content[..], &[0; HEADER_BYTES]].concat();
         content.truncate(HEADER_BYTES);
@@ -267,5 +270,21 @@ fn a_table_is_as_deep_as_it_stays_small() -> Result<()> {
         assert_eq!(found, [0, NOWHERE]);
         assert_eq!(trie.allowed(&own[..1], 1, 1)?.codes, [own[1]]);
     }
+    Ok(())
+}
+
+#[test]
+fn what_a_file_claims_takes_no_memory() -> Result<()> {
+    let trie = build(&[vec![1, 2], vec![0, 2], vec![1, 0]], &[2, 3])?;
+    let mut bytes = file(&trie);
+    bytes[16..24].copy_from_slice(&u64::from(u32::MAX).to_le_bytes());
+    let claiming = load(&sealed(bytes.clone()))?;
+    assert_eq!(claiming.n_rows(), u32::MAX as usize);
+    let part = claiming.restrict_to(&[2, i64::from(u32::MAX) - 1, 0], 1)?;
+    assert_eq!((part.n_items(), numbers(part.row_bytes())), (2, vec![2, 0]));
+    assert!(matches!(claiming.restrict_to(&[1 << 32], 1), Err(Error::RowRange { .. })));
+    bytes[320..324].copy_from_slice(&2_u32.to_le_bytes()); // twice row 2
+    let what = "a row of its own for every item";
+    assert_eq!(load(&sealed(bytes)), Err(Error::Inconsistent { what }));
     Ok(())
 }

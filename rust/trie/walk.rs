@@ -7,6 +7,8 @@
 
 use super::store::{rank, read, Code, Marks, Table, Word};
 use super::Allowed;
+use crate::error::Result;
+use crate::memory::{filled, room, zeros};
 
 /// Prefixes walked together: their nodes and edges stay in the fastest cache.
 pub(crate) const BLOCK: usize = 512;
@@ -96,16 +98,24 @@ impl<C: Code> View<'_, C> {
     }
 
     /// Follow one code from each node, `NONE` where there is none. O(B log K).
-    pub(crate) fn step(&self, nodes: &[u32], codes: &[u16]) -> Vec<u32> {
-        let edges: Vec<_> = nodes.iter().map(|&node| self.edges(node)).collect();
+    pub(crate) fn step(&self, nodes: &[u32], codes: &[u16]) -> Result<Vec<u32>> {
+        let edges = self.all_edges(nodes)?;
         let steps = nodes.iter().zip(&edges).zip(codes);
-        steps.map(|((&node, &edges), &code)| self.search(node, edges, code)).collect()
+        let mut found = room(nodes.len())?;
+        found.extend(steps.map(|((&node, &edges), &code)| self.search(node, edges, code)));
+        Ok(found)
+    }
+
+    fn all_edges(&self, nodes: &[u32]) -> Result<Vec<(u32, u32)>> {
+        let mut edges = room(nodes.len())?;
+        edges.extend(nodes.iter().map(|&node| self.edges(node)));
+        Ok(edges)
     }
 
     /// Mark the codes that may follow each node, `n_codes` marks each. O(B K).
-    pub(crate) fn mask(&self, nodes: &[u32], n_codes: usize) -> Vec<bool> {
-        let edges: Vec<_> = nodes.iter().map(|&node| self.edges(node)).collect();
-        let mut mask = vec![false; nodes.len() * n_codes];
+    pub(crate) fn mask(&self, nodes: &[u32], n_codes: usize) -> Result<Vec<bool>> {
+        let edges = self.all_edges(nodes)?;
+        let mut mask = zeros(nodes.len().saturating_mul(n_codes))?;
         for ((&node, &edges), mask) in nodes.iter().zip(&edges).zip(mask.chunks_exact_mut(n_codes))
         {
             if let Some(bits) = self.marks.get(node) {
@@ -122,13 +132,13 @@ impl<C: Code> View<'_, C> {
                 }
             }
         }
-        mask
+        Ok(mask)
     }
 
     /// The same as bits, `width` bytes each. O(B K).
-    pub(crate) fn mask_bits(&self, nodes: &[u32], width: usize) -> Vec<u8> {
-        let edges: Vec<_> = nodes.iter().map(|&node| self.edges(node)).collect();
-        let mut mask = vec![0; nodes.len() * width];
+    pub(crate) fn mask_bits(&self, nodes: &[u32], width: usize) -> Result<Vec<u8>> {
+        let edges = self.all_edges(nodes)?;
+        let mut mask = zeros(nodes.len().saturating_mul(width))?;
         for ((&node, &edges), mask) in nodes.iter().zip(&edges).zip(mask.chunks_exact_mut(width)) {
             if let Some(bits) = self.marks.get(node) {
                 for (bytes, word) in mask.chunks_mut(8).zip(bits) {
@@ -142,29 +152,34 @@ impl<C: Code> View<'_, C> {
                 }
             }
         }
-        mask
+        Ok(mask)
     }
 
     /// O(B (L log K + K)).
-    pub(crate) fn allowed(&self, prefixes: &[u16], n_prefixes: usize, depth: usize) -> Allowed {
-        let mut nodes = vec![NONE; n_prefixes];
+    pub(crate) fn allowed(
+        &self,
+        prefixes: &[u16],
+        n_prefixes: usize,
+        depth: usize,
+    ) -> Result<Allowed> {
+        let mut nodes = filled(NONE, n_prefixes)?;
         for (block, nodes) in nodes.chunks_mut(BLOCK).enumerate() {
             let start = block * BLOCK * depth;
             self.walk(&prefixes[start..start + nodes.len() * depth], depth, nodes);
         }
-        let edges: Vec<_> = nodes.iter().map(|&node| self.edges(node)).collect();
-        let mut offsets = Vec::with_capacity(n_prefixes + 1);
+        let edges = self.all_edges(&nodes)?;
+        let mut offsets = room(n_prefixes.saturating_add(1))?;
         offsets.push(0);
-        let mut n_codes = 0;
+        let mut n_codes = 0_usize;
         for &edges in &edges {
             n_codes += self.between(edges).len();
             offsets.push(n_codes as i64);
         }
-        let mut codes = Vec::with_capacity(n_codes);
+        let mut codes = room(n_codes)?;
         for &edges in &edges {
             codes.extend(self.between(edges).iter().map(|code| code.get()));
         }
-        Allowed { offsets, codes }
+        Ok(Allowed { offsets, codes })
     }
 
     /// Walk prefixes of `depth` codes, at most `BLOCK`, in row order. O(B L log K).
