@@ -26,8 +26,8 @@ def test_parts_and_optimizer_come_back(tmp_path: Path) -> None:
         "nothing": {},
     }
     checkpoints.write(tmp_path / "c.safetensors", parts, {"mark": "m"})
-    found, header = checkpoints.read(tmp_path / "c.safetensors")
-    assert header == {"mark": "m"}
+    found, header = checkpoints.read(tmp_path / "c.safetensors", made_by="finetune")
+    assert header["mark"] == "m"
     assert set(found) == {"network", "optimizer"}
     assert torch.equal(found["network"]["weight.of it"], network.weight.T)
     other_network, other = stepped(1)
@@ -42,6 +42,18 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     path.write_bytes(b"something else")
     with pytest.raises(ArtifactError) as caught:
-        checkpoints.read(path)
-    assert str(caught.value).startswith(f"`{path}`: expected a checkpoint, got ")
-    assert str(caught.value).endswith("; delete it to start anew")
+        checkpoints.read(path, made_by="finetune")
+    assert str(caught.value).startswith(f"`{path}`: expected a file that `mql4grec finetune` wrote")
+
+
+@pytest.mark.parametrize("place", [-1, -9, 200])
+def test_a_flipped_bit_is_told(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "c.safetensors"
+    network, optimizer = stepped(0)
+    parts = {"network": network.state_dict(), "optimizer": checkpoints.optimizer_state(optimizer)}
+    checkpoints.write(path, parts, {"mark": "m"})
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="run `mql4grec finetune` again"):
+        checkpoints.read(path, made_by="finetune")

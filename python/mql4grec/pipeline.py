@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mql4grec import artifacts, config, runtime
+from mql4grec import artifacts, runtime
 from mql4grec.config import Settings
 from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.runtime import Journal
-from mql4grec.stages import Context, Stage, plan
+from mql4grec.stages import Context, Stage, folder, plan
 
 State = Literal["done", "started", "stale", "to do"]
 
@@ -83,23 +83,40 @@ def run(
         Names of the stages that were done now.
     """
     context = context_of(settings, journal=journal)
-    if donors:
+    require_own(settings)
+    context.wait_for_everyone()  # all have seen the folder before it changes
+    if not _to_do(settings, only=only, until=until):
+        return []  # nothing is written: the folder may be read-only
+    with folder.sole_writer(settings):
         if runtime.is_main_process():
             _copy_from(donors, settings)
+            folder.write_settings(settings)
         context.wait_for_everyone()
+        todo = _to_do(settings, only=only, until=until)
+        context.wait_for_everyone()
+        for item in todo:
+            _do(item, context)
+    return [item.stage.name for item in todo]
+
+
+def require_own(settings: Settings) -> None:
+    """Refuse a folder in which files of somebody else lie where those of a run would go.
+
+    Raises:
+        ArtifactError: With the first such file.
+    """
+    folder.require_own(settings, [stage.place for stage in plan(settings)])
+
+
+def _to_do(settings: Settings, *, only: str | None, until: str | None) -> list[StageState]:
+    """List the stages that a call would do; its arguments are those of `run`."""
     states = inspect(settings)
-    context.wait_for_everyone()  # all have seen the folder before it changes
     if only is not None:
         require_done(states, only)
-    if runtime.is_main_process():
-        artifacts.write_text(settings.folder / "config.yaml", config.dump(settings))
     if until is not None:
         commands = [item.stage.command for item in states]
         states = states[: len(commands) - commands[::-1].index(until)]
-    todo = [s for s in states if s.state != "done" and only in (None, s.stage.command)]
-    for item in todo:
-        _do(item, context)
-    return [item.stage.name for item in todo]
+    return [s for s in states if s.state != "done" and only in (None, s.stage.command)]
 
 
 def _copy_from(donors: Sequence[Path], settings: Settings) -> None:
@@ -143,17 +160,17 @@ def require_stage(states: Sequence[StageState], name: str, *, command: str) -> N
 
 def _do(item: StageState, context: Context) -> None:
     """Do one stage; of several processes only the main one writes stamps."""
-    folder = context.folder / item.stage.place
+    place = context.folder / item.stage.place
     began = time.monotonic()
     is_main = runtime.is_main_process()
     if is_main:
-        artifacts.open_stage(folder, item.mark)
+        artifacts.open_stage(place, item.mark)
         context.journal.log("stage.start", name=item.stage.name, resumed=item.state == "started")
     context.wait_for_everyone()
     if is_main or item.stage.shared:
-        item.stage.work(context, folder)
+        item.stage.work(context, place)
     context.wait_for_everyone()
     if is_main:
         seconds = round(time.monotonic() - began, 2)
-        artifacts.close_stage(folder, item.mark, seconds=seconds)
+        artifacts.close_stage(place, item.mark, seconds=seconds)
         context.journal.log("stage.done", name=item.stage.name, seconds=seconds)

@@ -7,7 +7,9 @@ copied.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from mql4grec.config import Settings
 from mql4grec.evaluation import METRICS
 from mql4grec.report import read_rankings
 from mql4grec.runtime import Journal
+from mql4grec.stages import folder
 from mql4grec.stages.context import parts_of
 
 RESULT = "seeds.json"
@@ -52,15 +55,45 @@ def run(
         The stages that were done now, "SEED: NAME" each.
     """
     runs = settings_of(settings, n_seeds=n_seeds)
-    donors = [settings.folder]
+    for one in (settings, *runs):
+        pipeline.require_own(one)
+    told = _read_result(settings.folder / RESULT)
+    is_done = all(item.state == "done" for one in runs for item in pipeline.inspect(one))
+    if is_done and told is not None and told["seeds"] == [one.seed for one in runs]:
+        return []  # nothing is written: the folder may be read-only
+    with folder.sole_writer(settings):
+        done = _do(runs, donor=settings.folder, journal_of=journal_of)
+        if runtime.is_main_process():
+            artifacts.write_json(settings.folder / RESULT, summarise(runs))
+    return done
+
+
+def _do(
+    runs: Sequence[Settings], *, donor: Path, journal_of: Callable[[Settings], Journal]
+) -> list[str]:
+    """Do what is not done of runs, each with what is done already in those before it."""
+    donors = [donor]
     done: list[str] = []
     for one in runs:
         names = pipeline.run(one, journal=journal_of(one), donors=donors)
         done += [f"{one.seed}: {name}" for name in names]
         donors.append(one.folder)
-    if runtime.is_main_process():
-        artifacts.write_json(settings.folder / RESULT, summarise(runs))
     return done
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """Read an earlier `seeds.json`, None if there is none.
+
+    Raises:
+        ArtifactError: If the file of that name is not of this command.
+    """
+    if not path.exists():
+        return None
+    with artifacts.reading(path, made_by="run --seeds"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not {"seeds", "rankings"} <= found.keys():
+            raise ValueError("another file")
+    return dict(found)
 
 
 def summarise(runs: Sequence[Settings]) -> dict[str, Any]:

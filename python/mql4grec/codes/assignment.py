@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec._core import find_collisions, resolve_collisions_from_latents
+from mql4grec.artifacts import new_array
 from mql4grec.codes.records import CollisionReport, Errors, SemanticIds, compare
 from mql4grec.config import CodesSettings
 from mql4grec.errors import CollisionError, DataError
@@ -196,7 +197,7 @@ def _gather(
         _require_finite(found, rows=rows, what=what)
         return found
     place = Path(file).with_name("sharing.npy")
-    mapped = np.lib.format.open_memmap(place, mode="w+", dtype=np.float32, shape=shape)
+    mapped = new_array(place, shape=shape, dtype=np.float32)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
         source = np.load(file, mmap_mode="r")  # anew, so that pages read before count no longer

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mql4grec.artifacts import atomic_path
+from mql4grec.artifacts import atomic_path, load_arrays
 from mql4grec.decoding.beams import Found
 from mql4grec.decoding.rankings import Rankings
 
@@ -79,22 +79,22 @@ def begin(users: NDArray[np.int64], *, top_k: int, n_beams: int, device: torch.d
 
 def resume(folder: Path, mark: str, *, device: torch.device) -> Progress | None:
     """Give what an interrupted call of the same mark has left, if any."""
-    if not (folder / PARTIAL).exists():
+    path = folder / PARTIAL
+    if not path.exists():
         return None
-    with np.load(folder / PARTIAL) as partial:
-        if str(partial["mark"]) != mark:
-            return None
-        items, scores, certified = (
-            torch.from_numpy(partial[name]).to(device) for name in ("items", "scores", "certified")
-        )
-        return Progress(
-            items=items,
-            scores=scores,
-            certified=certified,
-            n_beams=int(partial["n_beams"]),
-            todo=partial["todo"],
-            done=int(partial["done"]),
-        )
+    names = ("items", "scores", "certified")
+    partial = load_arrays(path, "mark", "n_beams", "todo", "done", *names, made_by="evaluate")
+    if str(partial["mark"]) != mark:
+        return None
+    items, scores, certified = (torch.from_numpy(partial[name]).to(device) for name in names)
+    return Progress(
+        items=items,
+        scores=scores,
+        certified=certified,
+        n_beams=int(partial["n_beams"]),
+        todo=partial["todo"],
+        done=int(partial["done"]),
+    )
 
 
 def save(folder: Path, mark: str, progress: Progress) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mql4grec.artifacts import atomic_path, read_json, require, write_json
+from mql4grec.artifacts import atomic_path, load_array, read_json, reading, write_json
 from mql4grec.catalog import Catalog
 from mql4grec.config import (
     EmbeddingsSettings,
@@ -133,11 +133,13 @@ def load(folder: Path, *, dataset: str, modality: Modality) -> Embeddings | None
     Raises:
         ArtifactError: If `embed` has not been run, or a file is missing or of another shape.
     """
-    listing: Mapping[str, Any] = read_json(folder / f"{modality}.json", made_by="embed")
-    if listing["encoder"] is None:
-        return None
-    vectors = np.load(require(folder / listing["file"], made_by="embed"), mmap_mode="r")
-    present = np.load(require(folder / listing["mask"], made_by="embed"))
+    place = folder / f"{modality}.json"
+    listing: Mapping[str, Any] = read_json(place, made_by="embed")
+    with reading(place, made_by="embed"):
+        if listing["encoder"] is None:
+            return None
+        vectors = load_array(folder / listing["file"], made_by="embed", mmap_mode="r")
+        present = load_array(folder / listing["mask"], made_by="embed")
     if vectors.ndim != 2 or vectors.dtype != np.float32 or present.shape != vectors.shape[:1]:
         raise ArtifactError(
             f"`{folder / listing['file']}`: expected float32 (N, D) with a mask (N,), got "

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mql4grec.artifacts import read_json, write_json
+from mql4grec.artifacts import load_array, new_array, read_json, reading, write_json
 from mql4grec.config import Modality
 from mql4grec.errors import DataError
 
@@ -85,9 +86,10 @@ def is_finished(job: Job, *, complete: bool) -> bool:
     """
     if not job.listing.exists():
         return False
-    found = read_json(job.listing, made_by="embed")
-    if found.get("mark") != job.mark or (complete and found["n_missing"]):
-        return False
+    with reading(job.listing, made_by="embed"):
+        found = read_json(job.listing, made_by="embed")
+        if found.get("mark") != job.mark or (complete and found["n_missing"]):
+            return False
     return job.path.exists() or resume(job)[0] == len(job.batches)
 
 
@@ -104,10 +106,11 @@ def resume(job: Job) -> tuple[int, dict[int, str]]:
     """Tell how many batches an interrupted call has done, and the faults found in them."""
     if not (job.progress.exists() and job.partial.exists()):
         return 0, {}
-    found = read_json(job.progress, made_by="embed")
-    if found["mark"] != job.mark:
-        return 0, {}
-    return found["n_batches"], {int(row): reason for row, reason in found["faults"].items()}
+    with reading(job.progress, made_by="embed"):
+        found = read_json(job.progress, made_by="embed")
+        if found["mark"] != job.mark:
+            return 0, {}
+        return int(found["n_batches"]), {int(row): why for row, why in found["faults"].items()}
 
 
 def fill(
@@ -132,7 +135,7 @@ def fill(
         DataError: If an encoder's output is not finite.
     """
     n_done, faults = resume(job)
-    vectors = np.lib.format.open_memmap(job.partial, mode="r+") if n_done else None
+    vectors: Any = load_array(job.partial, made_by="embed", mmap_mode="r+") if n_done else None
     noted = time.monotonic()
     left = job.batches[n_done:]
     for batch in encode(left) if left else ():
@@ -141,9 +144,7 @@ def fill(
         if len(batch.rows):
             if vectors is None:
                 shape = (job.n_items, batch.vectors.shape[1])
-                vectors = np.lib.format.open_memmap(
-                    job.partial, mode="w+", dtype=np.float32, shape=shape
-                )
+                vectors = new_array(job.partial, shape=shape, dtype=np.float32)
             vectors[batch.rows] = _finite(batch)
         advance(len(batch.rows) + len(batch.faults))
         if vectors is not None and time.monotonic() - noted >= checkpoint_seconds:

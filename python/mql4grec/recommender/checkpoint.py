@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mql4grec import checkpoints
+from mql4grec import artifacts, checkpoints
 from mql4grec.errors import ArtifactError
 from mql4grec.recommender.model import Model, set_weights, weights
 
@@ -81,12 +81,13 @@ def restore(
     path = folder / NAME
     if not path.exists():
         return Position()
-    parts, header = checkpoints.read(path)
-    check_mark(path, found=header["mark"], mark=mark)
-    set_weights(model, parts["model"])
-    checkpoints.restore_optimizer(optimizer, parts.get("optimizer", {}))
-    fields = json.loads(header["position"])
-    return Position(**{**fields, "epochs": tuple(fields["epochs"])})
+    parts, header = checkpoints.read(path, made_by="finetune")
+    with artifacts.reading(path, made_by="finetune"):
+        check_mark(path, found=header["mark"], mark=mark)
+        set_weights(model, parts["model"])
+        checkpoints.restore_optimizer(optimizer, parts.get("optimizer", {}))
+        fields = json.loads(header["position"])
+        return Position(**{**fields, "epochs": tuple(fields["epochs"])})
 
 
 def check_mark(path: Path, *, found: str, mark: str) -> None:

@@ -5,24 +5,20 @@ A T5's folder is a plain transformers folder; that of a decoder-only model looks
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from mql4grec import language
-from mql4grec.artifacts import read_json, require, write_json
+from mql4grec import checkpoints, language
+from mql4grec.artifacts import read_json, reading, scratch_folder, sync, write_json
 from mql4grec.catalog import Histories
 from mql4grec.config import RecommenderSettings, Task
-from mql4grec.errors import ArtifactError
 from mql4grec.language import Corpus, Vocabulary
 from mql4grec.recommender import causal
 from mql4grec.recommender.causal import CausalConfig, CausalModel
@@ -87,23 +83,21 @@ def load(folder: Path) -> Model:
     Raises:
         ArtifactError: If there is none, or its weights do not fit its configuration.
     """
-    sizes = read_json(folder / CONFIG, made_by="finetune")
-    path = require(folder / WEIGHTS, made_by="finetune")
-    model: Model
-    with torch.random.fork_rng(devices=[]):
-        if sizes.pop(KIND) == CAUSAL:
-            model = CausalModel(CausalConfig.from_json(sizes))
-        else:
-            model = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
-    try:
-        set_weights(model, load_file(path))
-    except (SafetensorError, ValueError) as err:
-        raise ArtifactError(
-            f"`{path}`: expected weights that fit config.json, got {err}; "
-            "delete the folder and run `mql4grec finetune` again"
-        ) from err
+    tensors, _ = checkpoints.read_tensors(folder / WEIGHTS, made_by="finetune")
+    model = _untrained(folder / CONFIG)
+    with reading(folder / WEIGHTS, made_by="finetune"):
+        set_weights(model, tensors)
     model.eval()
     return model
+
+
+def _untrained(config: Path) -> Model:
+    """Make a model of the sizes that a file tells."""
+    sizes = read_json(config, made_by="finetune")
+    with reading(config, made_by="finetune"), torch.random.fork_rng(devices=[]):
+        if sizes.pop(KIND) == CAUSAL:
+            return CausalModel(CausalConfig.from_json(sizes))
+        return T5ForConditionalGeneration(T5Config.from_pretrained(config.parent))
 
 
 def save(model: Model, folder: Path, *, vocabulary: Vocabulary) -> None:
@@ -111,9 +105,7 @@ def save(model: Model, folder: Path, *, vocabulary: Vocabulary) -> None:
 
     Only the weights change from call to call, and one rename replaces them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".best-", dir=folder))
-    try:
+    with scratch_folder(folder) as temporary:
         if isinstance(model, CausalModel):
             write_json(temporary / CONFIG, {KIND: CAUSAL, **asdict(model.config)})
         else:
@@ -123,9 +115,9 @@ def save(model: Model, folder: Path, *, vocabulary: Vocabulary) -> None:
         save_file(weights(model), temporary / WEIGHTS, {"format": "pt"})
         language.save_tokenizer(vocabulary, temporary)
         for path in sorted(temporary.iterdir()):
+            sync(path)
             path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(temporary)
+    sync(folder)
 
 
 def read_histories(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mql4grec import checkpoints
+from mql4grec import artifacts, checkpoints
 from mql4grec.errors import ArtifactError
 from mql4grec.sasrec.network import SASRec
 
@@ -89,12 +89,13 @@ def restore(
     path = folder / CHECKPOINT
     if not path.exists():
         return Position(), {}
-    parts, header = checkpoints.read(path)
-    check_mark(path, found=header["mark"], mark=mark)
-    network.load_state_dict(parts["network"])
-    checkpoints.restore_optimizer(optimizer, parts.get("optimizer", {}))
-    fields = json.loads(header["position"])
-    return Position(**{**fields, "epochs": tuple(fields["epochs"])}), parts.get("best", {})
+    parts, header = checkpoints.read(path, made_by="evaluate")
+    with artifacts.reading(path, made_by="evaluate"):
+        check_mark(path, found=header["mark"], mark=mark)
+        network.load_state_dict(parts["network"])
+        checkpoints.restore_optimizer(optimizer, parts.get("optimizer", {}))
+        fields = json.loads(header["position"])
+        return Position(**{**fields, "epochs": tuple(fields["epochs"])}), parts.get("best", {})
 
 
 def check_mark(path: Path, *, found: str, mark: str) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
-from mql4grec import artifacts
+from mql4grec import artifacts, checkpoints
 from mql4grec.baselines import best_columns
 from mql4grec.catalog import Histories
 from mql4grec.decoding import EVERYTHING, Filters, Rankings
@@ -30,10 +29,11 @@ def load(folder: Path, *, runtime: Runtime) -> SASRec:
         ArtifactError: If it is not there.
     """
     sizes = artifacts.read_json(folder / SIZES, made_by="evaluate")
-    with torch.random.fork_rng(devices=[]):
+    with artifacts.reading(folder / SIZES, made_by="evaluate"), torch.random.fork_rng(devices=[]):
         network = SASRec(**sizes)
-    path = artifacts.require(folder / WEIGHTS, made_by="evaluate")
-    network.load_state_dict(load_file(path))
+    tensors, _ = checkpoints.read_tensors(folder / WEIGHTS, made_by="evaluate")
+    with artifacts.reading(folder / WEIGHTS, made_by="evaluate"):
+        network.load_state_dict(tensors)
     return network.to(runtime.torch_device).eval()
 
 

@@ -99,5 +99,4 @@ def load_rankings(context: Context, *, removed: bool | None = None) -> dict[str,
 
 def load(path: Path) -> Rankings:
     """Read what `decode` or `decode_validation` has written."""
-    with np.load(artifacts.require(path, made_by="evaluate"), allow_pickle=False) as arrays:
-        return Rankings(items=arrays["items"], scores=arrays["scores"])
+    return Rankings(**artifacts.load_arrays(path, "items", "scores", made_by="evaluate"))

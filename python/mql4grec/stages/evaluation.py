@@ -127,7 +127,9 @@ def _items(context: Context, shop: Catalog) -> evaluation.Items:
     for modality, ids in load_ids(context, context.settings.target).items():
         path = before_path(context.folder / "codes", shop.name, modality)
         if path.exists():
-            codes[modality] = evaluation.number_codes(np.load(path), ids.present)
+            codes[modality] = evaluation.number_codes(
+                artifacts.load_array(path, made_by="generate-codes"), ids.present
+            )
     training = shop.histories.held_out(2).items
     return evaluation.Items(np.bincount(training, minlength=shop.n_items), codes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -98,7 +97,7 @@ def generate_codes(context: Context, folder: Path) -> None:
                 settings=settings.codes,
                 journal=context.journal,
             )
-            shutil.rmtree(work, ignore_errors=True)
+            artifacts.remove(work)
         catalog.write_ids(folder / f"{shop.name}.item2id", item_ids)  # what the rows are
 
 

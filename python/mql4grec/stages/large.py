@@ -7,7 +7,6 @@ call that was cut off goes on where it stopped, and a finished one has nothing t
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -95,14 +94,14 @@ def generate_from_files(
         return False
     item_ids = None if files.item_ids is None else read_lines(files.item_ids, n_rows=given.n_items)
     _require_own(files.out)
-    began = time.monotonic()
-    artifacts.open_stage(files.out, mark)
-    source = {name: str(value) for name, value in dataclasses.asdict(files).items()}
-    artifacts.write_json(files.out / SOURCE, source)
-    _generate(
-        files, settings, given=given, network=network, item_ids=item_ids, told=(runtime, journal)
-    )
-    artifacts.close_stage(files.out, mark, seconds=round(time.monotonic() - began, 2))
+    with artifacts.sole_writer(files.out):
+        began = time.monotonic()
+        artifacts.open_stage(files.out, mark)
+        source = {name: str(value) for name, value in dataclasses.asdict(files).items()}
+        artifacts.write_json(files.out / SOURCE, source)
+        told = (runtime, journal)
+        _generate(files, settings, given=given, network=network, item_ids=item_ids, told=told)
+        artifacts.close_stage(files.out, mark, seconds=round(time.monotonic() - began, 2))
     return True
 
 
@@ -138,7 +137,7 @@ def _generate(
     write_codes(
         files.out, ids, report=report, item_ids=item_ids, settings=settings, journal=journal
     )
-    shutil.rmtree(work)
+    artifacts.remove(work)
 
 
 def _mark(files: Files, settings: CodesSettings, *, given: GivenEmbeddings) -> str:
@@ -190,8 +189,9 @@ def _require_own(folder: Path) -> None:
                 f"`{folder}`: expected a folder, got a file; choose another `--out`"
             )
         return
+    if artifacts.is_empty(folder):
+        return
     names = {path.name for path in folder.iterdir()} - {artifacts.STAMP}
-    names = {name for name in names if not name.startswith((".stamp.", ".source."))}  # halves
     if names and not ({SOURCE} <= names and (folder / artifacts.STAMP).exists()):
         raise ArtifactError(
             f"`{folder}`: expected an empty folder or one that `generate-codes --embeddings` made, "

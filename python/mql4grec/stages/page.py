@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mql4grec import artifacts, config
 from mql4grec import report as page
 from mql4grec.codes import CollisionReport
@@ -141,8 +139,9 @@ def _maps(context: Context) -> dict[Modality, Maps]:
     found = {}
     for modality in _translated(context):
         name = f"{context.settings.target.name}.{modality}.maps.npz"
-        path = artifacts.require(context.folder / "quality" / name, made_by="quality")
-        with np.load(path, allow_pickle=False) as arrays:
+        path = context.folder / "quality" / name
+        arrays = artifacts.load_arrays(path, made_by="quality")
+        with artifacts.reading(path, made_by="quality"):
             found[modality] = Maps.of(arrays)
     return found
 

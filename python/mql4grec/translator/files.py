@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mql4grec.artifacts import atomic_path, read_json, require, write_json
+from mql4grec.artifacts import atomic_path, read_json, reading, write_json
+from mql4grec.checkpoints import read_tensors, write_tensors
 from mql4grec.errors import ArtifactError
 from mql4grec.rqvae import RQVAE
 
@@ -56,11 +56,12 @@ def load(folder: Path) -> RQVAE:
     """
     usual = folder / f"{name_of('collision_rate')}.json"
     first = next(iter(sorted(folder.glob("*_model.json"))), usual)  # all say which one is kept
-    origin = read_json(first, made_by=COMMAND).get("origin", {})
-    kept = origin.get("settings", {}).get("keep", "collision_rate")
+    with reading(first, made_by=COMMAND):
+        origin = read_json(first, made_by=COMMAND).get("origin", {})
+        kept = origin.get("settings", {}).get("keep", "collision_rate")
     path = folder / f"{name_of(kept)}.safetensors"
     record = read_json(path.with_suffix(".json"), made_by=COMMAND)
-    weights, _ = read_tensors(require(path, made_by=COMMAND))
+    weights, _ = read_tensors(path, made_by=COMMAND)
     found = _hash(path)
     if record.get("sha256", found) != found:
         raise ArtifactError(
@@ -70,7 +71,7 @@ def load(folder: Path) -> RQVAE:
     try:
         network = RQVAE(**record["arguments"])
         network.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as err:
+    except (LookupError, TypeError, ValueError, RuntimeError) as err:
         raise ArtifactError(
             f"`{path}`: expected the weights that `{path.stem}.json` beside it describes, got "
             f"{err}; delete `{folder}` and run `mql4grec {COMMAND}` again"
@@ -91,8 +92,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
         tensors: On any device.
         state: What JSON can hold.
     """
-    with atomic_path(folder / CHECKPOINT) as temporary:
-        save_file(dict(tensors), temporary, metadata={"state": json.dumps(state)})
+    write_tensors(folder / CHECKPOINT, tensors, {"state": json.dumps(state)})
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -100,29 +100,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    tensors, metadata = read_tensors(path)
-    return tensors, json.loads(metadata["state"])
+    tensors, header = read_tensors(path, made_by=COMMAND)
+    with reading(path, made_by=COMMAND):
+        return tensors, json.loads(header["state"])
 
 
 def drop_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a training that has ended."""
     (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file whole, on the CPU.
-
-    Returns:
-        Tensors and metadata.
-
-    Raises:
-        ArtifactError: If it is not such a file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
-    except SafetensorError as err:
-        raise ArtifactError(
-            f"`{path}`: expected a safetensors file, got {err}; delete it and run "
-            f"`mql4grec {COMMAND}` again"
-        ) from err

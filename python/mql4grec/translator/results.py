@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mql4grec.artifacts import read_json, write_json
+from mql4grec.artifacts import load_array, new_array, read_json, reading, write_json
 from mql4grec.errors import ArtifactError
 
 MADE_BY = "generate-codes"
@@ -64,16 +64,17 @@ def open_results(
     Raises:
         ArtifactError: If the disk has no room.
     """
-    shapes = ((n_items, n_levels), (n_items, e_dim))
+    shapes = {"codes": (n_items, n_levels), "latents": (n_items, e_dim)}
     if folder is None:
-        codes, latents = np.zeros(shapes[0], np.uint16), np.zeros(shapes[1], np.float32)
+        codes = np.zeros(shapes["codes"], np.uint16)
+        latents = np.zeros(shapes["latents"], np.float32)
         return Results(None, mark, codes, latents), Done()
-    done = _read_note(folder, mark)
+    done = _read_note(folder, mark, shapes=shapes)
     if done is None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "progress.json").unlink(missing_ok=True)
-        _make(folder / "codes.npy", shapes[0], np.uint16)
-        _make(folder / "latents.npy", shapes[1], np.float32)
+        new_array(folder / "codes.npy", shape=shapes["codes"], dtype=np.uint16)
+        new_array(folder / "latents.npy", shape=shapes["latents"], dtype=np.float32)
         done = Done()
         _write_note(folder, mark, done)
     return _map(folder, mark, mode="r+"), done
@@ -99,30 +100,31 @@ def close(results: Results, done: Done) -> Results:
 
 
 def _map(folder: Path, mark: str, *, mode: Any) -> Results:
-    codes, latents = (np.load(folder / f"{n}.npy", mmap_mode=mode) for n in ("codes", "latents"))
+    codes, latents = (_map_one(folder / f"{name}.npy", mode) for name in ("codes", "latents"))
     return Results(folder, mark, codes, latents)
 
 
-def _make(path: Path, shape: tuple[int, int], dtype: type[np.generic]) -> None:
-    """Write an array of zeros; the disk keeps room for it, for a map cannot say that it is full."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    size = path.stat().st_size
-    try:
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as err:
-        path.unlink()
-        raise ArtifactError(
-            f"`{path}`: expected room for {size} bytes, got {err.strerror!r}; free some, or choose "
-            "another disk"
-        ) from err
+def _map_one(path: Path, mode: Any) -> NDArray[Any]:
+    return load_array(path, made_by=MADE_BY, mmap_mode=mode)
 
 
-def _read_note(folder: Path, mark: str) -> Done | None:
-    if not (folder / "progress.json").exists():
+def _read_note(folder: Path, mark: str, *, shapes: Mapping[str, tuple[int, int]]) -> Done | None:
+    """Read how far the translation `mark` is; None if it has to start, its arrays gone or short."""
+    path = folder / "progress.json"
+    if not path.exists():
         return None
-    found = read_json(folder / "progress.json", made_by=MADE_BY)
-    return Done(**found["done"]) if found["mark"] == mark else None
+    with reading(path, made_by=MADE_BY):
+        found = read_json(path, made_by=MADE_BY)
+        done = Done(**found["done"])
+        if found["mark"] != mark:
+            return None
+    try:
+        whole = all(
+            _map_one(folder / f"{n}.npy", "r").shape == shape for n, shape in shapes.items()
+        )
+    except ArtifactError:
+        return None
+    return done if whole else None
 
 
 def _write_note(folder: Path, mark: str, done: Done) -> None:
