@@ -422,13 +422,13 @@ def test_a_missing_or_broken_model_is_an_error(tmp_path: Path) -> None:
         recommender.load(tmp_path)
     training.train(tmp_path, epochs=1)
     (tmp_path / "model.safetensors").write_bytes(b"half of it")
-    with pytest.raises(ArtifactError, match="expected weights that fit"):
+    with pytest.raises(ArtifactError, match="expected a file that `mql4grec finetune` wrote"):
         recommender.load(tmp_path)
 
 
 def test_a_broken_checkpoint_is_an_error(tmp_path: Path) -> None:
     (tmp_path / checkpoint.NAME).write_bytes(b"half of it")
-    with pytest.raises(ArtifactError, match="delete it to start anew"):
+    with pytest.raises(ArtifactError, match="delete it and run `mql4grec finetune` again"):
         training.train(tmp_path)
 
 

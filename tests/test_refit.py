@@ -111,6 +111,9 @@ def test_no_last_event_is_used(refitted: Path, tmp_path: Path) -> None:
     path.write_text(
         json.dumps({user: [*row[:-1], (row[-1] + 1) % n_items] for user, row in events.items()})
     )
+    stamp = artifacts.read_stamp(path.parent)
+    assert stamp is not None
+    artifacts.close_stage(path.parent, stamp["fingerprint"], seconds=1)  # it is as it should be
     targets = [shop_of(run).histories.target(1) for run in (refitted, folder)]
     assert (targets[0] != targets[1]).all()
     shutil.rmtree(folder / "evaluation")

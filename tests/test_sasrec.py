@@ -355,8 +355,8 @@ def test_a_broken_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(b"no")
     text = message(ArtifactError, tmp_path)
-    assert text.startswith(f"`{path}`: expected a checkpoint, got ")
-    assert text.endswith("; delete it to start anew")
+    assert text.startswith(f"`{path}`: expected a file that `mql4grec evaluate` wrote, got ")
+    assert text.endswith("; delete it and run `mql4grec evaluate` again")
 
 
 def test_too_short_histories(tmp_path: Path) -> None:

@@ -368,7 +368,9 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     path = tmp_path / "best_collision_model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:100])
-    with pytest.raises(ArtifactError, match="expected a safetensors file"):
+    with pytest.raises(
+        ArtifactError, match="expected a file that `mql4grec train-translator` wrote"
+    ):
         translator.load(tmp_path)
     path.write_bytes(content)
     record = tmp_path / "best_collision_model.json"

@@ -5,9 +5,11 @@ Torch is imported only when asked for a device, so that the command line starts 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ from mql4grec.errors import ConfigError
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
+
+
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,8 @@ def start(settings: RuntimeSettings, *, seed: int) -> Runtime:
     if precision == "auto":
         precision = "bf16" if device == "cuda" else "fp32"
     torch.manual_seed(seed)
+    if n_processes() > 1:
+        end_with_launcher()
     return Runtime(
         device=device,
         precision=precision,
@@ -190,6 +197,15 @@ def describe_machine(runtime: Runtime) -> str:
 def n_processes() -> int:
     """Give the number of processes that `accelerate launch` or `torchrun` started together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def end_with_launcher() -> None:
+    """Ask the kernel to kill this process when the one that started it ends, however that ends.
+
+    A worker of a killed `torchrun` would go on writing. Linux only; elsewhere nothing happens.
+    """
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def is_main_process() -> bool:

@@ -32,6 +32,7 @@ from mql4grec.artifacts.stamps import (
     read_stamp,
     require,
     require_own,
+    told_of,
 )
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "scratch_folder",
     "sole_writer",
     "sync",
+    "told_of",
     "write_json",
     "write_text",
 ]

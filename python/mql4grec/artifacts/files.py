@@ -133,8 +133,8 @@ def reading(path: Path, *, made_by: str) -> Iterator[None]:
 
 def _unfit(path: Path, found: str, made_by: str) -> ArtifactError:
     return ArtifactError(
-        f"`{path}`: expected a file that `mql4grec {made_by}` wrote, got {found}; delete "
-        f"`{path.parent}` and run `mql4grec {made_by}` again"
+        f"`{path}`: expected a file that `mql4grec {made_by}` wrote, got {found}; delete it "
+        f"and run `mql4grec {made_by}` again"
     )
 
 
@@ -146,7 +146,7 @@ def require_regular(path: Path) -> None:
     """
     try:
         mode = path.lstat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if not stat.S_ISREG(mode):
         raise ArtifactError(

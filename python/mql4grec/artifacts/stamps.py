@@ -75,9 +75,12 @@ def require(path: Path, *, made_by: str) -> Path:
     Raises:
         ArtifactError: If it does not, with the command that makes it.
     """
+    told = told_of(path)
     if not path.exists():
-        raise ArtifactError(f"`{path}`: no such file; `mql4grec {made_by}` makes it")
-    told = _told_of(path)
+        remedy = f"`mql4grec {made_by}` makes it"
+        if told is not None:
+            remedy = f"delete `{path.parent}` and run `mql4grec {made_by}` again"
+        raise ArtifactError(f"`{path}`: no such file; {remedy}")
     if told is None:
         return path
     size, digest = told
@@ -92,7 +95,7 @@ def require(path: Path, *, made_by: str) -> Path:
     return path
 
 
-def _told_of(path: Path) -> tuple[int, str] | None:
+def told_of(path: Path) -> tuple[int, str] | None:
     """Look up size and hash of a file in the stamp of its stage; None if no stamp tells."""
     for folder in list(path.parents)[:DEPTH]:
         stamp = folder / STAMP

@@ -18,15 +18,15 @@ other. The process, all of it drawn from one seed:
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mql4grec.artifacts import atomic_path, write_json
+from mql4grec.artifacts import atomic_path, remove, write_json
 from mql4grec.demo.histories import make_events
 from mql4grec.demo.items import (
     Collection,
@@ -70,11 +70,12 @@ def make_shop(
             raise ValueError(f"`{name}`: expected a positive number, got {value}")
     marker = folder / MARKER
     facts = {"process": PROCESS, "n_items": n_items, "n_users": n_users, "seed": seed}
-    if marker.exists() and json.loads(marker.read_text()) == facts:
-        return
-    if marker.exists():  # another shop of ours; the marker goes first, so that no half shop has one
-        marker.unlink()
-        shutil.rmtree(folder / "images", ignore_errors=True)
+    if marker.exists():
+        with contextlib.suppress(ValueError):  # cut short: made again
+            if json.loads(marker.read_text(encoding="utf-8")) == facts:
+                return
+        marker.unlink()  # of another shop of ours; it goes first, so that no half shop has one
+        remove(folder / "images")
     # A stream of its own for each part: more users do not change the pictures.
     for_items, for_images, for_events = (np.random.default_rng([seed, part]) for part in range(3))
     collections = make_collections(n_items, generator=for_items)

@@ -126,7 +126,7 @@ def _items(context: Context, shop: Catalog) -> evaluation.Items:
     codes: dict[Modality, NDArray[np.int32]] = {}
     for modality, ids in load_ids(context, context.settings.target).items():
         path = before_path(context.folder / "codes", shop.name, modality)
-        if path.exists():
+        if path.exists() or artifacts.told_of(path):
             codes[modality] = evaluation.number_codes(
                 artifacts.load_array(path, made_by="generate-codes"), ids.present
             )
