@@ -70,7 +70,7 @@ def require(path: Path, *, made_by: str) -> Path:
     """Return `path` if it exists and, in the folder of a finished stage, is as the stage left it.
 
     A file is read and hashed at the first call of a process, and again if its size or time of
-    change differ: some 6 GB/s of a core from memory, else what the disk can do.
+    change differ; faster than numpy reads it (`benches/artifacts.py`).
 
     Raises:
         ArtifactError: If it does not, with the command that makes it.
