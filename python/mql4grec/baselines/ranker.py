@@ -45,10 +45,12 @@ class ItemToItem:
     Attributes:
         weights: float32 (N, N), dense or CSR: what an event of an item (row) adds to each (column).
         decay: Weight of an event relative to the next later one.
+        n_neighbours: In how many columns a row's weights are left, the highest; None: in all.
     """
 
     weights: NDArray[np.float32] | sparse.csr_array
     decay: float
+    n_neighbours: int | None = None
 
     def __call__(self, inputs: Histories, *, top_k: int, filters: Filters = EVERYTHING) -> Rankings:
         """Rank the whole catalog for every history, as `Ranker` describes it."""
@@ -129,7 +131,16 @@ def rank(
 def best_columns(
     scores: NDArray[np.float32], *, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find the k best columns of every row, best first, ties by the lower column.
+    """Find the k best columns of every row, best first, ties by the lower column."""
+    kept = highest(scores, k=k)
+    columns = np.nonzero(kept)[1].reshape(len(scores), k)  # ascending in each row
+    values = np.take_along_axis(scores, columns, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def highest(scores: NDArray[np.float32], *, k: int) -> NDArray[np.bool_]:
+    """Tell which are the k highest of each row (B, W), of equal ones those of the lower columns.
 
     A partition alone picks any of the columns that tie for the last place, and there are many where
     most scores are 0.
@@ -138,8 +149,5 @@ def best_columns(
     last = np.partition(scores, n_columns - k, axis=1)[:, n_columns - k, None]  # (B, 1)
     above, equal = scores > last, scores == last
     room = k - above.sum(axis=1, keepdims=True)
-    kept = above | (equal & (equal.cumsum(axis=1) <= room))
-    columns = np.nonzero(kept)[1].reshape(len(scores), k)  # ascending in each row
-    values = np.take_along_axis(scores, columns, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)
+    found: NDArray[np.bool_] = above | (equal & (equal.cumsum(axis=1) <= room))
+    return found
