@@ -25,6 +25,7 @@ use criterion::{
     Throughput,
 };
 use mql4grec::collision::{find_collisions, resolve_collisions, Plan, Resolution, RowRules};
+use mql4grec::interrupt::NEVER;
 
 const SIZES: [usize; 4] = [10_000, 100_000, 1_000_000, 10_000_000];
 const SHARES: [f64; 4] = [0.01, 0.09, 0.12, 0.48];
@@ -84,7 +85,7 @@ fn added(resolution: &Resolution) -> f64 {
 fn resolve(catalog: &Catalog, plan: &Plan) -> Resolution {
     let run = || {
         let (table, distances) = (catalog.table()?, catalog.distances()?);
-        resolve_collisions(table, &space()?, &distances, RowRules::default(), plan)
+        resolve_collisions(table, &space()?, &distances, RowRules::default(), plan, &NEVER)
             .map_err(std::io::Error::other)
     };
     #[allow(clippy::panic)] // a bench has nobody to tell
@@ -112,7 +113,8 @@ fn bench(group: &mut BenchmarkGroup<'_, WallTime>, case: &Case) {
         let id = |name: &str| BenchmarkId::new(format!("{name}/{n_threads} threads"), case.name());
         group.bench_function(id("find"), |bencher| {
             let catalog = case.catalog();
-            bencher.iter(|| black_box(catalog.table().map(|t| find_collisions(t, n_threads))));
+            bencher
+                .iter(|| black_box(catalog.table().map(|t| find_collisions(t, n_threads, &NEVER))));
         });
         if is_large && n_threads == 1 {
             continue;

@@ -16,6 +16,7 @@ use std::{fs, io};
 
 use catalogs::{argument, check, named, number, space, Catalog, Named, Recipe};
 use mql4grec::collision::{find_collisions, resolve_collisions, Plan, RowRules};
+use mql4grec::interrupt::NEVER;
 
 fn main() -> io::Result<()> {
     let Some(policies) = argument("--policies") else {
@@ -69,7 +70,8 @@ fn core_seconds() -> f64 {
 }
 
 fn detect(catalog: &Catalog, n_threads: usize) -> io::Result<()> {
-    let ([seconds, busy], _) = timed(|| Ok(find_collisions(catalog.table()?, n_threads)))?;
+    let ([seconds, busy], _) =
+        timed(|| find_collisions(catalog.table()?, n_threads, &NEVER).map_err(io::Error::other))?;
     let rate = catalog.n_items() as f64 / seconds / 1e6;
     let peak = memory()?;
     println!(
@@ -82,7 +84,8 @@ fn resolve(catalog: &Catalog, policy: &Named, plan: Plan) -> io::Result<()> {
     let (space, distances) = (space()?, catalog.distances()?);
     let work = || {
         let table = catalog.table()?;
-        let resolved = resolve_collisions(table, &space, &distances, RowRules::default(), &plan);
+        let resolved =
+            resolve_collisions(table, &space, &distances, RowRules::default(), &plan, &NEVER);
         resolved.map_err(io::Error::other)
     };
     let ([seconds, busy], resolution) = timed(work)?;

@@ -176,6 +176,9 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
         self.path.shortest = f64::INFINITY;
         self.visit(seeker, 0.0);
         while let Some(Event { length, from, target }) = self.path.events.pop() {
+            if self.search.is_interrupted() {
+                break;
+            }
             let Some(target) = target else {
                 self.extend(from);
                 continue;

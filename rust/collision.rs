@@ -16,6 +16,7 @@ use resolver::Resolver;
 use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::distances::Distances;
 use crate::error::{Error, Result};
+use crate::interrupt::{Interrupt, STEP};
 use crate::sorting::{sharing, Sorted};
 use crate::threads::{in_threads, useful_threads};
 
@@ -119,23 +120,41 @@ pub struct Groups {
 }
 
 /// Find the rows that share a semantic ID. O(N L), and a sort of those rows alone.
-pub fn find_collisions(codes: Codes<'_>, n_threads: usize) -> Groups {
-    let shared = sharing(codes, &CodeSpace::around(codes), n_threads);
+///
+/// # Errors
+/// If it was asked to end.
+pub fn find_collisions(
+    codes: Codes<'_>,
+    n_threads: usize,
+    interrupt: &Interrupt,
+) -> Result<Groups> {
+    let shared = sharing(codes, &CodeSpace::around(codes), n_threads, interrupt)?;
     let mut groups = Groups { offsets: vec![0], rows: Vec::with_capacity(shared.len()) };
-    for run in shared.runs(0..shared.len()) {
+    for run in shared.runs(0..shared.len()).take_while(|_| !interrupt.is_asked()) {
         groups.rows.extend(run.map(|place| shared.row(place)));
         groups.offsets.push(groups.rows.len());
     }
-    groups
+    interrupt.check()?;
+    Ok(groups)
 }
 
 /// Count the distinct prefixes of 1 to L codes, (L). O(N L + N log N).
-pub fn count_prefixes(codes: Codes<'_>, n_threads: usize) -> Vec<usize> {
+///
+/// # Errors
+/// If it was asked to end.
+pub fn count_prefixes(
+    codes: Codes<'_>,
+    n_threads: usize,
+    interrupt: &Interrupt,
+) -> Result<Vec<usize>> {
     let space = CodeSpace::around(codes);
-    let sorted = Sorted::new(codes, &space, n_threads);
+    let sorted = Sorted::new(codes, &space, n_threads, interrupt)?;
     let mut counts = vec![0; codes.n_levels()];
     let mut last = None;
     for place in 0..sorted.len() {
+        if place % STEP == 0 {
+            interrupt.check()?;
+        }
         let word = sorted.word(place);
         for (level, count) in counts.iter_mut().enumerate() {
             let shift = space.bits_below(level + 1);
@@ -146,7 +165,7 @@ pub fn count_prefixes(codes: Codes<'_>, n_threads: usize) -> Vec<usize> {
         }
         last = Some(word);
     }
-    counts
+    Ok(counts)
 }
 
 /// What a caller can lay down about single rows.
@@ -214,13 +233,14 @@ pub struct Resolution {
 ///
 /// # Errors
 /// If codes, rules or plan do not fit, two frozen rows share codes, a row that has to be ranked
-/// has numbers that cannot be, or there are more rows than semantic IDs.
+/// has numbers that cannot be, there are more rows than semantic IDs, or it was asked to end.
 pub fn resolve_collisions<D: Distances>(
     codes: Codes<'_>,
     space: &CodeSpace,
     distances: &D,
     rules: RowRules<'_>,
     plan: &Plan,
+    interrupt: &Interrupt,
 ) -> Result<Resolution> {
     plan.check()?;
     space.check(codes)?;
@@ -231,13 +251,14 @@ pub fn resolve_collisions<D: Distances>(
     if codes.n_rows() as u128 > capacity {
         return Err(too_many);
     }
-    let sorted = Sorted::new(codes, space, plan.n_threads);
-    let resolver = Resolver { codes, space, distances, rules, plan, sorted: &sorted };
+    let sorted = Sorted::new(codes, space, plan.n_threads, interrupt)?;
+    let resolver = Resolver { codes, space, distances, rules, plan, sorted: &sorted, interrupt };
     let depth = space.n_levels().saturating_sub(plan.open_levels);
     let n_threads = useful_threads(plan.n_threads, codes.n_rows());
     let pieces = resolver.pieces(depth, n_threads);
     resolver.check(pieces.clone(), n_threads)?;
     let moves = in_threads(pieces, n_threads, |piece| resolver.piece(piece, depth));
+    interrupt.check()?;
 
     let mut resolved = codes.data().to_vec();
     let mut left_over = Vec::new();
@@ -250,7 +271,9 @@ pub fn resolve_collisions<D: Distances>(
         }
     }
     if !left_over.is_empty() {
-        for (row, codes) in resolver.place_left_over(&left_over, depth, &resolved, &moved) {
+        let placed = resolver.place_left_over(&left_over, depth, &resolved, &moved);
+        interrupt.check()?;
+        for (row, codes) in placed {
             let codes = codes.ok_or_else(|| too_many.clone())?;
             resolver.write(&mut resolved, row, &codes);
             moved.push(row);
@@ -264,8 +287,9 @@ pub fn resolve_collisions<D: Distances>(
     let costs = in_threads(shares, n_threads, |rows| {
         let new = |row: usize| &resolved[row * n_levels..][..n_levels];
         let cost = |&row: &usize| distances.cost(row, codes.row(row), new(row)) as f32;
-        rows.iter().map(cost).collect::<Vec<f32>>()
+        interrupt.pieces(rows, STEP).flatten().map(cost).collect::<Vec<f32>>()
     });
+    interrupt.check()?;
     let costs = costs.concat();
     Ok(Resolution { codes: resolved, moved, costs })
 }

@@ -1,7 +1,7 @@
 //! What can be wrong with the input: one variant per cause, each with a message that says what to do.
 
-/// The faults that this crate reports. The binding turns each into a Python `ValueError`, and
-/// `Memory` into a `MemoryError`.
+/// The faults that this crate reports. The binding turns each into a Python exception: a
+/// `ValueError`, unless the variant says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The number of levels L is out of range.
@@ -120,6 +120,9 @@ pub enum Error {
         /// The product of K over the levels.
         capacity: u128,
     },
+    /// The work was asked to end before it was done: a `KeyboardInterrupt`.
+    #[error("the work was asked to end before it was done")]
+    Interrupted,
     /// A trie needs every item to have codes of its own.
     #[error(
         "`codes`: expected rows without duplicates, got the same codes in rows {first} and \
@@ -194,7 +197,7 @@ pub enum Error {
         /// The row given.
         row: i64,
     },
-    /// Memory that cannot be had.
+    /// Memory that cannot be had: a `MemoryError`.
     #[error("memory: expected {n_bytes} free bytes, got fewer; give fewer rows at once")]
     Memory {
         /// Bytes asked for at once.

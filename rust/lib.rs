@@ -16,6 +16,7 @@ pub mod codes;
 pub mod collision;
 pub mod distances;
 pub mod error;
+pub mod interrupt;
 mod memory;
 mod occupancy;
 #[cfg(feature = "python")]

@@ -1,7 +1,8 @@
-//! The binding: numpy arrays in and out, errors as `ValueError`, the GIL released around the work.
+//! The binding: numpy arrays in and out, errors as exceptions, the GIL released around the work.
 //! It does nothing else. Arrays that do not lie in C order are copied first.
 
 mod trie;
+mod waiting;
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use numpy::{
     Element, IntoPyArray, PyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray,
     PyUntypedArray, PyUntypedArrayMethods,
 };
-use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::codes::{CodeSpace, Codes};
@@ -18,11 +19,13 @@ use crate::collision::{self, Keep, Plan, Policy, Reassign, Resolution, RowRules}
 use crate::distances::{DistanceTensor, Latents, RowList, Table};
 use crate::error::Error;
 use crate::memory;
+use waiting::interruptible;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
+            Error::Interrupted => PyKeyboardInterrupt::new_err(message),
             Error::Memory { .. } => PyMemoryError::new_err(message),
             _ => PyValueError::new_err(message),
         }
@@ -176,9 +179,10 @@ fn find_collisions<'py>(
 ) -> PyResult<(Rows<'py>, Rows<'py>)> {
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let n_threads = threads(n_threads)?;
-    let table = codes.values()?;
+    let table = codes.copied()?;
     let table = Codes::new(&table, codes.shape[1])?;
-    let groups = py.detach(|| collision::find_collisions(table, n_threads));
+    let groups =
+        interruptible(py, |interrupt| collision::find_collisions(table, n_threads, interrupt))?;
     Ok((to_rows(py, &groups.offsets), to_rows(py, &groups.rows)))
 }
 
@@ -192,9 +196,9 @@ fn count_prefixes(
 ) -> PyResult<Vec<usize>> {
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let n_threads = threads(n_threads)?;
-    let table = codes.values()?;
+    let table = codes.copied()?;
     let table = Codes::new(&table, codes.shape[1])?;
-    Ok(py.detach(|| collision::count_prefixes(table, n_threads)))
+    interruptible(py, |interrupt| collision::count_prefixes(table, n_threads, interrupt))
 }
 
 /// Give every row codes of its own by given distances: (codes, moved rows, their costs).
@@ -224,19 +228,19 @@ fn resolve_collisions<'py>(
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
     let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
     let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
-    let (data, values) = (codes.values()?, distances.values()?);
-    let keys = keys.as_ref().map(Argument::values).transpose()?;
-    let frozen = frozen.as_ref().map(Argument::values).transpose()?;
-    let rows = rows.as_ref().map(Argument::values).transpose()?;
+    let (data, values) = (codes.copied()?, distances.values()?);
+    let keys = keys.as_ref().map(Argument::copied).transpose()?;
+    let frozen = frozen.as_ref().map(Argument::copied).transpose()?;
+    let rows = rows.as_ref().map(Argument::copied).transpose()?;
     let shape = [distances.shape[0], distances.shape[1], distances.shape[2]];
-    let resolution = py.detach(|| {
+    let resolution = interruptible(py, |interrupt| {
         let table = Codes::new(&data, codes.shape[1])?;
         let space = CodeSpace::new(&n_codes.unwrap_or_else(|| vec![shape[2]; table.n_levels()]))?;
         let rows = row_list(rows.as_deref(), table.n_rows())?;
         space.check(table)?;
         let distances = DistanceTensor::new(&values, shape, rows, &space)?;
         let rules = RowRules { keys: keys.as_deref(), frozen: frozen.as_deref() };
-        collision::resolve_collisions(table, &space, &distances, rules, &plan)
+        collision::resolve_collisions(table, &space, &distances, rules, &plan, interrupt)
     })?;
     to_resolved(py, (codes.shape[0], codes.shape[1]), resolution)
 }
@@ -270,14 +274,14 @@ fn resolve_collisions_from_latents<'py>(
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
     let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
     let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
-    let (data, values) = (codes.values()?, latents.values()?);
+    let (data, values) = (codes.copied()?, latents.values()?);
     let book_values = books.iter().map(Argument::values).collect::<PyResult<Vec<_>>>()?;
     let book_shapes: Vec<_> = books.iter().map(|book| [book.shape[0], book.shape[1]]).collect();
-    let keys = keys.as_ref().map(Argument::values).transpose()?;
-    let frozen = frozen.as_ref().map(Argument::values).transpose()?;
-    let rows = rows.as_ref().map(Argument::values).transpose()?;
+    let keys = keys.as_ref().map(Argument::copied).transpose()?;
+    let frozen = frozen.as_ref().map(Argument::copied).transpose()?;
+    let rows = rows.as_ref().map(Argument::copied).transpose()?;
     let shape = [latents.shape[0], latents.shape[1]];
-    let resolution = py.detach(|| {
+    let resolution = interruptible(py, |interrupt| {
         let table = Codes::new(&data, codes.shape[1])?;
         let latents = Table::new("latents", &values, shape)?;
         let books = book_values.iter().zip(&book_shapes);
@@ -288,10 +292,10 @@ fn resolve_collisions_from_latents<'py>(
             return Err(Error::LevelCount { what: "codebooks", expected, got });
         }
         let rows = row_list(rows.as_deref(), table.n_rows())?;
-        let distances = Latents::new(latents, rows, &books)?;
+        let distances = Latents::new(latents, rows, &books, interrupt)?;
         let space = CodeSpace::new(&books.iter().map(Table::n_rows).collect::<Vec<_>>())?;
         let rules = RowRules { keys: keys.as_deref(), frozen: frozen.as_deref() };
-        collision::resolve_collisions(table, &space, &distances, rules, &plan)
+        collision::resolve_collisions(table, &space, &distances, rules, &plan, interrupt)
     })?;
     to_resolved(py, (codes.shape[0], codes.shape[1]), resolution)
 }

@@ -10,6 +10,7 @@ use std::collections::BinaryHeap;
 
 use crate::codes::{CodeSpace, Id};
 use crate::distances::{Distances, Probe};
+use crate::interrupt::Interrupt;
 use crate::occupancy::{is_set, Occupancy};
 
 /// A free semantic ID and the error that a row would have with it.
@@ -78,6 +79,7 @@ impl Ord for Branch {
 pub(crate) struct Search<'a, D: Distances + 'a> {
     distances: &'a D,
     space: &'a CodeSpace,
+    interrupt: &'a Interrupt,
     probe: D::Probe<'a>,
     branches: BinaryHeap<Branch>,
     lines: Vec<(f32, u16)>,
@@ -87,10 +89,11 @@ pub(crate) struct Search<'a, D: Distances + 'a> {
 }
 
 impl<'a, D: Distances> Search<'a, D> {
-    pub(crate) fn new(distances: &'a D, space: &'a CodeSpace) -> Self {
+    pub(crate) fn new(distances: &'a D, space: &'a CodeSpace, interrupt: &'a Interrupt) -> Self {
         Self {
             distances,
             space,
+            interrupt,
             probe: distances.probe(),
             branches: BinaryHeap::new(),
             lines: Vec::new(),
@@ -118,7 +121,7 @@ impl<'a, D: Distances> Search<'a, D> {
         codes[..depth].copy_from_slice(&prefix[..depth]);
         self.branches.push(Branch { bound: f32::MIN, codes, depth });
         while let Some(Branch { bound, codes, depth }) = self.branches.pop() {
-            if f64::from(bound) > self.limit(n) {
+            if f64::from(bound) > self.limit(n) || self.interrupt.is_asked() {
                 break;
             }
             if !occupancy.has_room(&codes[..depth]) {
@@ -171,13 +174,18 @@ impl<'a, D: Distances> Search<'a, D> {
         lines.retain(|&(_, code)| code != first);
         lines.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for &(bound, code) in &lines {
-            if f64::from(bound) > self.limit(n) {
+            if f64::from(bound) > self.limit(n) || self.interrupt.is_asked() {
                 break;
             }
             codes[depth] = code;
             self.look(row, codes, n, occupancy);
         }
         self.lines = lines;
+    }
+
+    /// Was the work asked to end?
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupt.is_asked()
     }
 
     /// Look at all leaves of a prefix of L - 1 codes.

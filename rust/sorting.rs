@@ -7,11 +7,12 @@
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::thread;
 
 use crate::codes::{CodeSpace, Codes};
+use crate::error::Result;
+use crate::interrupt::{Interrupt, STEP};
 use crate::suspects::Suspects;
-use crate::threads::{in_threads, useful_threads};
+use crate::threads::{in_threads, run_in_threads, useful_threads};
 
 /// Rows of a part: 32 KiB of words, what the fastest cache holds.
 const ROWS_PER_PART: usize = 1 << 12;
@@ -34,18 +35,29 @@ pub(crate) enum Sorted {
 
 impl Sorted {
     /// Sort the rows of a checked table. O(N L + N log N).
-    pub(crate) fn new(codes: Codes<'_>, space: &CodeSpace, n_threads: usize) -> Self {
+    ///
+    /// # Errors
+    /// If it was asked to end.
+    pub(crate) fn new(
+        codes: Codes<'_>,
+        space: &CodeSpace,
+        n_threads: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
         let Some(packing) = Packing::of(codes, space) else {
             let packed = (0..codes.n_rows()).map(|row| (space.first_word(codes.row(row)), row));
             let mut entries: Vec<(u128, usize)> = packed.collect();
-            entries.sort_unstable(); // all differ, so there is one outcome
-            return Self::Wide(entries);
+            interrupt.sort(&mut entries); // all differ, so there is one outcome
+            interrupt.check()?;
+            return Ok(Self::Wide(entries));
         };
         let n_threads = useful_threads(n_threads, codes.n_rows());
-        let parts = Parts::new(codes, &packing, n_threads);
+        let parts = Parts::new(codes, &packing, n_threads, interrupt);
+        interrupt.check()?;
         let mut entries = vec![0; codes.n_rows()];
-        parts.for_each(&mut entries, n_threads, |slice, ()| slice.sort_unstable(), || ());
-        Self::Narrow { entries, row_bits: packing.row_bits }
+        parts.copy_to(&mut entries, n_threads, |part| interrupt.sort(part));
+        interrupt.check()?;
+        Ok(Self::Narrow { entries, row_bits: packing.row_bits })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -110,34 +122,44 @@ impl Sorted {
 
 /// The rows that share their codes with another: (word, row) in the order of codes, then rows.
 /// O(N L), and a sort of those alone.
-pub(crate) fn sharing(codes: Codes<'_>, space: &CodeSpace, n_threads: usize) -> Sorted {
+///
+/// # Errors
+/// If it was asked to end.
+pub(crate) fn sharing(
+    codes: Codes<'_>,
+    space: &CodeSpace,
+    n_threads: usize,
+    interrupt: &Interrupt,
+) -> Result<Sorted> {
     let Some(packing) = Packing::of(codes, space) else {
-        let Sorted::Wide(all) = Sorted::new(codes, space, n_threads) else {
-            return Sorted::Wide(Vec::new());
+        let Sorted::Wide(all) = Sorted::new(codes, space, n_threads, interrupt)? else {
+            return Ok(Sorted::Wide(Vec::new()));
         };
         let groups = all.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1);
-        return Sorted::Wide(groups.flatten().copied().collect());
+        return Ok(Sorted::Wide(groups.flatten().copied().collect()));
     };
     let n_threads = useful_threads(n_threads, codes.n_rows());
-    let suspects = Suspects::new(codes, n_threads);
+    let suspects = Suspects::new(codes, n_threads, interrupt)?;
     let work = shares_of(codes, n_threads);
     let found = in_threads(work, n_threads, |(first_row, data)| {
-        suspects.of(data, codes.n_levels(), |place, codes| {
+        suspects.of(data, codes.n_levels(), interrupt, |place, codes| {
             packing.entry(packing.word(codes), first_row + place)
         })
     });
     let n = found.iter().map(Vec::len).sum();
-    let parts = Parts::of(n, &packing, n_threads, found, |entries| entries);
+    let parts = Parts::of(n, &packing, (n_threads, interrupt), found, |entries| entries);
+    interrupt.check()?;
     let alike = |a: &u64, b: &u64| a >> packing.row_bits == b >> packing.row_bits;
     let entries = parts.collect(n_threads, |part, sorted: &mut Vec<u64>, found| {
         sorted.clear();
         sorted.extend_from_slice(part);
-        sorted.sort_unstable();
+        interrupt.sort(sorted);
         for group in sorted.chunk_by(alike).filter(|group| group.len() > 1) {
             found.extend_from_slice(group);
         }
     });
-    Sorted::Narrow { entries, row_bits: packing.row_bits }
+    interrupt.check()?;
+    Ok(Sorted::Narrow { entries, row_bits: packing.row_bits })
 }
 
 /// The first row and the codes of each thread's share of the rows.
@@ -193,15 +215,18 @@ impl Packing {
     }
 
     /// Entries of rows from `first_row` on.
-    fn pack(&self, codes: &[u16], first_row: usize) -> Vec<u64> {
+    fn pack(&self, codes: &[u16], first_row: usize, interrupt: &Interrupt) -> Vec<u64> {
         let n_levels = self.shifts.len();
         let mut out = Vec::with_capacity(codes.len() / n_levels);
-        match n_levels {
-            3 => self.entries::<3>(codes, first_row, &mut out),
-            4 => self.entries::<4>(codes, first_row, &mut out),
-            _ => {
-                let rows = codes.chunks_exact(n_levels).zip(first_row..);
-                out.extend(rows.map(|(codes, row)| self.entry(self.word(codes), row)));
+        let pieces = interrupt.pieces(codes, STEP * n_levels);
+        for (codes, first_row) in pieces.zip((first_row..).step_by(STEP)) {
+            match n_levels {
+                3 => self.entries::<3>(codes, first_row, &mut out),
+                4 => self.entries::<4>(codes, first_row, &mut out),
+                _ => {
+                    let rows = codes.chunks_exact(n_levels).zip(first_row..);
+                    out.extend(rows.map(|(codes, row)| self.entry(self.word(codes), row)));
+                }
             }
         }
         out
@@ -228,22 +253,23 @@ struct Share {
 }
 
 impl Parts {
-    fn new(codes: Codes<'_>, packing: &Packing, n_threads: usize) -> Self {
-        let pack = |(first_row, data): (usize, &[u16])| packing.pack(data, first_row);
-        Self::of(codes.n_rows(), packing, n_threads, shares_of(codes, n_threads), pack)
+    fn new(codes: Codes<'_>, packing: &Packing, n_threads: usize, interrupt: &Interrupt) -> Self {
+        let pack = |(first_row, data): (usize, &[u16])| packing.pack(data, first_row, interrupt);
+        let shares = shares_of(codes, n_threads);
+        Self::of(codes.n_rows(), packing, (n_threads, interrupt), shares, pack)
     }
 
     /// Spread the `n` entries that are made of some shares of the work.
     fn of<T: Send>(
         n: usize,
         packing: &Packing,
-        n_threads: usize,
+        (n_threads, interrupt): (usize, &Interrupt),
         work: Vec<T>,
         entries: impl Fn(T) -> Vec<u64> + Sync,
     ) -> Self {
         let part_bits = part_bits(n).min(packing.word_bits);
         let shift = packing.word_bits - part_bits + packing.row_bits;
-        let spread = |share: T| Share::new(&entries(share), shift, 1 << part_bits);
+        let spread = |share: T| Share::new(&entries(share), shift, 1 << part_bits, interrupt);
         Self { shares: in_threads(work, n_threads, spread), n_parts: 1 << part_bits }
     }
 
@@ -252,13 +278,7 @@ impl Parts {
     }
 
     /// Copy every part to its place in `out`, and do something with it there.
-    fn for_each<S>(
-        &self,
-        out: &mut [u64],
-        n_threads: usize,
-        work: impl Fn(&mut [u64], &mut S) + Sync,
-        state: impl Fn() -> S + Sync,
-    ) {
+    fn copy_to(&self, out: &mut [u64], n_threads: usize, work: impl Fn(&mut [u64]) + Sync) {
         let mut rest = out;
         let mut slices = Vec::with_capacity(self.n_parts);
         for part in 0..self.n_parts {
@@ -268,8 +288,7 @@ impl Parts {
         }
         let queue = Mutex::new(slices.into_iter());
         let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-        let run = || {
-            let mut state = state();
+        run_in_threads(n_threads, || {
             while let Some((part, slice)) = next() {
                 let mut start = 0;
                 for share in &self.shares {
@@ -277,14 +296,8 @@ impl Parts {
                     slice[start..start + entries.len()].copy_from_slice(entries);
                     start += entries.len();
                 }
-                work(slice, &mut state);
+                work(slice);
             }
-        };
-        thread::scope(|scope| {
-            for _ in 1..n_threads {
-                scope.spawn(run);
-            }
-            run();
         });
     }
 
@@ -318,10 +331,10 @@ impl Parts {
 
 impl Share {
     /// Spread entries over parts.
-    fn new(words: &[u64], shift: u32, n_parts: usize) -> Self {
+    fn new(words: &[u64], shift: u32, n_parts: usize, interrupt: &Interrupt) -> Self {
         let mut starts = vec![0; n_parts + 1];
         let part = |word: u64| word.checked_shr(shift).unwrap_or(0) as usize;
-        for &word in words {
+        for &word in interrupt.pieces(words, STEP).flatten() {
             starts[part(word) + 1] += 1;
         }
         for place in 1..starts.len() {
@@ -329,7 +342,7 @@ impl Share {
         }
         let mut next = starts.clone();
         let mut entries = vec![0; words.len()];
-        for &word in words {
+        for &word in interrupt.pieces(words, STEP).flatten() {
             let place = &mut next[part(word)];
             entries[*place] = word;
             *place += 1;
@@ -345,7 +358,7 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Result;
+    use crate::interrupt::NEVER;
 
     fn rows(sorted: &Sorted) -> Vec<usize> {
         (0..sorted.len()).map(|place| sorted.row(place)).collect()
@@ -360,11 +373,14 @@ mod tests {
     fn rows_sort_by_code_then_row_with_and_without_room_for_both_in_a_word() -> Result<()> {
         let codes = Codes::new(&[2, 0, 0, 9, 2, 0, 0, 1], 2)?;
         for n_codes in [vec![3, 10], vec![1 << 16, 1 << 16]] {
-            assert_eq!(rows(&Sorted::new(codes, &CodeSpace::new(&n_codes)?, 1)), [3, 1, 0, 2]);
+            assert_eq!(
+                rows(&Sorted::new(codes, &CodeSpace::new(&n_codes)?, 1, &NEVER)?),
+                [3, 1, 0, 2]
+            );
         }
         let eight = [&[7_u16; 8][..], &[6; 8]].concat();
         let space = CodeSpace::new(&[1 << 16; 8])?;
-        let sorted = Sorted::new(Codes::new(&eight, 8)?, &space, 1);
+        let sorted = Sorted::new(Codes::new(&eight, 8)?, &space, 1, &NEVER)?;
         assert_eq!((rows(&sorted), sorted.word(1)), (vec![1, 0], space.first_word(&[7; 8])));
         Ok(())
     }
@@ -377,11 +393,11 @@ mod tests {
         let mut expected: Vec<usize> = (0..codes.n_rows()).collect();
         expected.sort_by_key(|&row| codes.row(row));
         for (space, n_threads) in [(&narrow, 1), (&narrow, 3), (&wide, 2)] {
-            assert!(rows(&Sorted::new(codes, space, n_threads)) == expected);
-            let sorted = Sorted::new(codes, space, n_threads);
+            assert!(rows(&Sorted::new(codes, space, n_threads, &NEVER)?) == expected);
+            let sorted = Sorted::new(codes, space, n_threads, &NEVER)?;
             let runs = sorted.runs(0..sorted.len()).filter(|run| run.len() > 1);
             let shared: Vec<usize> = runs.flatten().map(|place| sorted.row(place)).collect();
-            assert!(rows(&sharing(codes, space, n_threads)) == shared);
+            assert!(rows(&sharing(codes, space, n_threads, &NEVER)?) == shared);
         }
         Ok(())
     }
@@ -389,7 +405,7 @@ mod tests {
     #[test]
     fn prefixes_end_where_they_end() -> Result<()> {
         let codes = Codes::new(&[0, 0, 0, 1, 0, 1, 2, 0, 2, 3, 2, 3, 2, 3], 2)?;
-        let sorted = Sorted::new(codes, &CodeSpace::new(&[3, 4])?, 1);
+        let sorted = Sorted::new(codes, &CodeSpace::new(&[3, 4])?, 1, &NEVER)?;
         assert_eq!([0, 1, 3, 4].map(|place| sorted.next_prefix(place, 2)), [3, 3, 7, 7]);
         assert_eq!([0, 1, 3, 4].map(|place| sorted.next_prefix(place, 0)), [1, 3, 4, 7]);
         assert_eq!(sorted.next_prefix(0, 4), 7);

@@ -7,6 +7,8 @@
 use std::ops::Range;
 
 use crate::codes::Codes;
+use crate::error::Result;
+use crate::interrupt::{Interrupt, STEP};
 use crate::sorting::{part_bits, shares_of};
 use crate::threads::in_threads;
 
@@ -32,12 +34,17 @@ pub(crate) struct Suspects {
 
 impl Suspects {
     /// O(N L).
-    pub(crate) fn new(codes: Codes<'_>, n_threads: usize) -> Self {
+    ///
+    /// # Errors
+    /// If it was asked to end.
+    pub(crate) fn new(codes: Codes<'_>, n_threads: usize, interrupt: &Interrupt) -> Result<Self> {
         let n_rows = codes.n_rows();
         let part_bits = part_bits(n_rows);
         let work = shares_of(codes, n_threads);
-        let spread = |(_, data): (usize, &[u16])| Hashes::new(data, codes.n_levels(), part_bits);
+        let spread =
+            |(_, data): (usize, &[u16])| Hashes::new(data, codes.n_levels(), part_bits, interrupt);
         let shares = in_threads(work, n_threads, spread);
+        interrupt.check()?;
         // One or two bits for every row, and whole words for every part.
         let bits = (usize::BITS - n_rows.leading_zeros()).max(part_bits + WORD).min(u32::BITS);
         let mut marks = vec![0; 1 << (bits - WORD)];
@@ -57,7 +64,7 @@ impl Suspects {
                 }
             }
         });
-        Self { marks, shift }
+        Ok(Self { marks, shift })
     }
 
     /// What is made of the marked rows of a share, in their order, given place and codes. O(N L).
@@ -65,10 +72,12 @@ impl Suspects {
         &self,
         data: &[u16],
         n_levels: usize,
+        interrupt: &Interrupt,
         make: impl Fn(usize, &[u16]) -> u64,
     ) -> Vec<u64> {
         let (mut found, mut places) = (Vec::new(), [0; BLOCK]);
-        for (first, block) in (0..).step_by(BLOCK).zip(data.chunks(BLOCK * n_levels)) {
+        let blocks = interrupt.pieces(data, BLOCK * n_levels);
+        for (first, block) in (0..).step_by(BLOCK).zip(blocks) {
             // Every place is written, and kept or not: no branch, which would be guessed wrong.
             let mut n = 0;
             for_each_hash(block, n_levels, |place, hash| {
@@ -98,19 +107,23 @@ struct Hashes {
 }
 
 impl Hashes {
-    fn new(data: &[u16], n_levels: usize, part_bits: u32) -> Self {
+    fn new(data: &[u16], n_levels: usize, part_bits: u32, interrupt: &Interrupt) -> Self {
         let part = |hash: u32| hash.checked_shr(u32::BITS - part_bits).unwrap_or(0) as usize;
         let mut starts = vec![0; (1 << part_bits) + 1];
-        for_each_hash(data, n_levels, |_, hash| starts[part(hash) + 1] += 1);
+        for data in interrupt.pieces(data, STEP * n_levels) {
+            for_each_hash(data, n_levels, |_, hash| starts[part(hash) + 1] += 1);
+        }
         for place in 1..starts.len() {
             starts[place] += starts[place - 1];
         }
         let (mut next, mut hashes) = (starts.clone(), vec![0; data.len() / n_levels]);
-        for_each_hash(data, n_levels, |_, hash| {
-            let place = &mut next[part(hash)];
-            hashes[*place] = hash;
-            *place += 1;
-        });
+        for data in interrupt.pieces(data, STEP * n_levels) {
+            for_each_hash(data, n_levels, |_, hash| {
+                let place = &mut next[part(hash)];
+                hashes[*place] = hash;
+                *place += 1;
+            });
+        }
         Self { hashes, starts }
     }
 

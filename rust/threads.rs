@@ -31,13 +31,20 @@ pub(crate) fn in_threads<T: Send, R: Send>(
             }
         }
     };
-    thread::scope(|scope| {
-        for _ in 1..n_threads {
-            scope.spawn(run);
-        }
-        run();
-    });
+    run_in_threads(n_threads, run);
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_unstable_by_key(|&(place, _)| place);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Run the same in several threads, this one among them; in fewer where the system has no more.
+pub(crate) fn run_in_threads(n_threads: usize, run: impl Fn() + Sync) {
+    thread::scope(|scope| {
+        for _ in 1..n_threads {
+            if thread::Builder::new().spawn_scoped(scope, &run).is_err() {
+                break;
+            }
+        }
+        run();
+    });
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 
 use mql4grec::collision::{find_collisions, Keep, Plan, Policy, Reassign, Resolution};
+use mql4grec::interrupt::NEVER;
 
 use super::{table, Catalog, N_LEVELS};
 
@@ -51,7 +52,9 @@ pub fn named(name: &str) -> io::Result<Named> {
 
 /// All different, only rows of groups moved, as many as have to, and the costs are finite.
 pub fn check(catalog: &Catalog, resolution: &Resolution) {
-    let after = table(&resolution.codes).map(|codes| find_collisions(codes, super::n_threads()));
+    let after = table(&resolution.codes).and_then(|codes| {
+        find_collisions(codes, super::n_threads(), &NEVER).map_err(io::Error::other)
+    });
     assert!(after.is_ok_and(|groups| groups.rows.is_empty()), "not all are different");
     let sharing: HashSet<usize> = catalog.groups.rows.iter().copied().collect();
     let moved: HashSet<usize> = resolution.moved.iter().copied().collect();

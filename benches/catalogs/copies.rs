@@ -3,6 +3,7 @@
 use std::io;
 
 use mql4grec::collision::find_collisions;
+use mql4grec::interrupt::NEVER;
 
 use super::{n_threads, table, Catalog, N_CODES, N_LEVELS, WIDTH};
 
@@ -22,7 +23,8 @@ impl Catalog {
                 codes.extend_from_slice(&row[1..]);
             }
         }
-        let groups = find_collisions(table(&codes)?, n_threads());
+        let groups =
+            find_collisions(table(&codes)?, n_threads(), &NEVER).map_err(io::Error::other)?;
         let mut rows: Vec<i64> = groups.rows.iter().map(|&row| row as i64).collect();
         rows.sort_unstable();
         let mut latents = Vec::with_capacity(rows.len() * WIDTH);

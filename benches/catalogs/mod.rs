@@ -14,6 +14,7 @@ use std::io;
 use mql4grec::codes::{CodeSpace, Codes};
 use mql4grec::collision::{find_collisions, Groups};
 use mql4grec::distances::{Latents, RowList, Table};
+use mql4grec::interrupt::NEVER;
 
 pub use cases::{check, named, Named, POLICIES};
 use model::Model;
@@ -73,7 +74,8 @@ impl Catalog {
             }
         };
         let model = Model::new(recipe.seed, recipe.n_items, variants);
-        let groups = find_collisions(table(&codes)?, n_threads());
+        let groups =
+            find_collisions(table(&codes)?, n_threads(), &NEVER).map_err(io::Error::other)?;
         let mut rows: Vec<i64> = groups.rows.iter().map(|&row| row as i64).collect();
         rows.sort_unstable();
         let latents = rows.iter().flat_map(|&row| model.latent(row as usize)).collect();
@@ -107,7 +109,7 @@ impl Catalog {
             let books = self.books.chunks(N_CODES * WIDTH);
             let books = books.map(|values| Table::new("codebooks", values, [N_CODES, WIDTH]));
             let books = books.collect::<mql4grec::Result<Vec<_>>>()?;
-            Latents::new(latents, RowList::some(&self.rows, self.n_items())?, &books)
+            Latents::new(latents, RowList::some(&self.rows, self.n_items())?, &books, &NEVER)
         };
         wrap().map_err(io::Error::other)
     }
@@ -152,7 +154,10 @@ fn make(recipe: &Recipe) -> io::Result<Made> {
         let model = Model::new(recipe.seed, recipe.n_items, variants);
         let books = quantizer::train(&model, recipe.n_items, recipe.seed);
         let codes = quantizer::assign(&model, &books, recipe.n_items);
-        let share = find_collisions(table(&codes)?, n_threads()).rows.len() as f64;
+        let share = find_collisions(table(&codes)?, n_threads(), &NEVER)
+            .map_err(io::Error::other)?
+            .rows
+            .len() as f64;
         let share = share / recipe.n_items as f64;
         if (share - recipe.share).abs() <= TOLERANCE * recipe.share {
             return Ok((variants, joined(&books), codes));

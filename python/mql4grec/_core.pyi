@@ -3,8 +3,10 @@
 Letters: N items, L levels (2 to 8), K codes per level (up to 65,536), E numbers per latent, B
 entries per batch, M rows that move. Arrays must have the dtype stated (`TypeError` otherwise);
 every other misuse is a `ValueError`, and memory that cannot be had a `MemoryError`. The GIL is
-released while a call works, and the same input gives the same output on every machine. A trie reads
-copies of its arguments, which other threads may write into meanwhile.
+released while a call works; where that may take long, a signal is handled within a tenth of a
+second, and what its handler raises (`KeyboardInterrupt` for Ctrl-C) ends the call. The same input
+gives the same output on every machine. A trie reads copies of its arguments, and the resolver
+copies of codes, keys and rows: other threads may write into the arrays meanwhile.
 """
 
 from collections.abc import Sequence

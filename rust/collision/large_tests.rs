@@ -4,6 +4,7 @@ use crate::codes::{CodeSpace, Codes};
 use crate::collision::{find_collisions, resolve_collisions, Keep, Plan, Policy, RowRules};
 use crate::distances::{Latents, RowList, Table};
 use crate::error::Result;
+use crate::interrupt::NEVER;
 
 const WIDTH: usize = 4;
 
@@ -18,16 +19,16 @@ fn resolves(codes: &[u16], n_codes: &[usize], frozen: Option<&[bool]>) -> Result
     let books = books.iter().zip(n_codes);
     let books = books.map(|(book, &k)| Table::new("codebooks", book, [k, WIDTH]));
     let books = books.collect::<Result<Vec<_>>>()?;
-    let distances = Latents::new(latents, RowList::all(codes.n_rows()), &books)?;
+    let distances = Latents::new(latents, RowList::all(codes.n_rows()), &books, &NEVER)?;
     let (space, rules) = (CodeSpace::new(n_codes)?, RowRules { keys: None, frozen });
     for policy in [Policy::Paper, Policy::Nearest, Policy::Optimal] {
         for (keep, n_threads) in [(Keep::Nearest, 1), (Keep::MaxLoss, 2)] {
             let plan = Plan { policy, keep, n_threads, ..Plan::default() };
-            let resolved = resolve_collisions(codes, &space, &distances, rules, &plan)?;
+            let resolved = resolve_collisions(codes, &space, &distances, rules, &plan, &NEVER)?;
             let after = Codes::new(&resolved.codes, n_codes.len())?;
-            assert!(find_collisions(after, 2).rows.is_empty(), "{plan:?}");
+            assert!(find_collisions(after, 2, &NEVER)?.rows.is_empty(), "{plan:?}");
             let stays = |row: usize| resolved.moved.binary_search(&row).is_err();
-            let groups = find_collisions(codes, 1);
+            let groups = find_collisions(codes, 1, &NEVER)?;
             assert!(resolved.moved.len() + groups.offsets.len() > groups.rows.len(), "{plan:?}");
             for row in (0..codes.n_rows()).filter(|&row| frozen.is_some_and(|f| f[row])) {
                 assert!(stays(row), "{plan:?}: row {row}");
@@ -71,13 +72,13 @@ fn thousands_of_rows_alike_find_room() -> Result<()> {
     let latents = Table::new("latents", &latents, [codes.n_rows(), 1])?;
     let book: Vec<f32> = (0..24).map(|code| code as f32 / 24.0).collect();
     let book = Table::new("codebooks", &book, [24, 1])?;
-    let distances = Latents::new(latents, RowList::all(codes.n_rows()), &[book; 3])?;
+    let distances = Latents::new(latents, RowList::all(codes.n_rows()), &[book; 3], &NEVER)?;
     for policy in [Policy::Paper, Policy::Nearest] {
         let plan = Plan { policy, ..Plan::default() };
         let rules = RowRules::default();
-        let resolved = resolve_collisions(codes, &space, &distances, rules, &plan)?;
+        let resolved = resolve_collisions(codes, &space, &distances, rules, &plan, &NEVER)?;
         assert_eq!(resolved.moved.len(), codes.n_rows() - 1);
-        assert!(find_collisions(Codes::new(&resolved.codes, 3)?, 1).rows.is_empty());
+        assert!(find_collisions(Codes::new(&resolved.codes, 3)?, 1, &NEVER)?.rows.is_empty());
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::assignment::{self, Seeker, FIRST_LISTED};
 use crate::codes::{CodeSpace, Codes, Id};
 use crate::distances::Distances;
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::occupancy::Occupancy;
 use crate::search::{Found, Search};
 use crate::sorting::Sorted;
@@ -25,6 +26,7 @@ pub(super) struct Resolver<'a, D> {
     pub(super) rules: RowRules<'a>,
     pub(super) plan: &'a Plan,
     pub(super) sorted: &'a Sorted,
+    pub(super) interrupt: &'a Interrupt,
 }
 
 /// What came out of some buckets.
@@ -63,7 +65,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
     fn desk(&self) -> Desk<'a, D> {
         Desk {
             occupancy: Occupancy::new(self.space),
-            search: Search::new(self.distances, self.space),
+            search: Search::new(self.distances, self.space, self.interrupt),
             buffer: Vec::new(),
         }
     }
@@ -81,6 +83,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
     /// Check all groups before any row moves, and name the lowest bad row of all.
     pub(super) fn check(&self, pieces: Vec<Range<usize>>, n_threads: usize) -> Result<()> {
         let faults = in_threads(pieces, n_threads, |piece| self.faults(piece));
+        self.interrupt.check()?;
         let (frozen, bad): (Vec<_>, Vec<_>) = faults.into_iter().unzip();
         if let Some((first, second)) = frozen.into_iter().flatten().min() {
             return Err(Error::FrozenCollision { first, second });
@@ -91,9 +94,13 @@ impl<'a, D: Distances> Resolver<'a, D> {
     /// In some buckets, the lowest two frozen rows that share codes, and the lowest bad row.
     fn faults(&self, piece: Range<usize>) -> (Option<(usize, usize)>, Option<usize>) {
         let (mut frozen_pair, mut bad) = (None, None);
-        for run in self.sorted.runs(piece).filter(|run| run.len() > 1) {
+        let goes_on = |_: &Range<usize>| !self.interrupt.is_asked();
+        for run in self.sorted.runs(piece).take_while(goes_on).filter(|run| run.len() > 1) {
             let mut frozen = None;
             for row in self.rows(run) {
+                if self.interrupt.is_asked() {
+                    break;
+                }
                 if self.rules.is_frozen(row) {
                     if let Some(first) = frozen.replace(row) {
                         let pair = (first, row);
@@ -128,7 +135,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
         let shift = self.space.bits_below(depth);
         let (mut outcome, mut desk) = (Outcome::default(), self.desk());
         let mut start = piece.start;
-        while start < piece.end {
+        while start < piece.end && !self.interrupt.is_asked() {
             let end = self.sorted.next_prefix(start, shift);
             let groups: Vec<Range<usize>> =
                 self.sorted.runs(start..end).filter(|run| run.len() > 1).collect();
@@ -188,6 +195,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
         };
         let rows = self.rows(group).filter(|&row| !self.rules.is_frozen(row));
         let mut ranked: Vec<Ranked> = rows
+            .take_while(|_| !self.interrupt.is_asked())
             .map(|row| {
                 let listed = self.list(row, prefix, n_listed, desk);
                 let rank = match self.plan.keep {
@@ -226,7 +234,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
         desk: &mut Desk<'a, D>,
         outcome: &mut Outcome,
     ) {
-        for mover in movers {
+        for mover in movers.into_iter().take_while(|_| !self.interrupt.is_asked()) {
             let listed = mover.listed.first().copied();
             let found = match listed.filter(|found| desk.occupancy.is_free(&found.codes)) {
                 Some(found) => Some(found),
@@ -257,7 +265,8 @@ impl<'a, D: Distances> Resolver<'a, D> {
             .map(|mover| Seeker { row: mover.row, listed: mover.listed })
             .collect();
         outcome.left_over.extend(seekers.drain(n_placed..).map(|seeker| seeker.row));
-        for (block, seekers) in seekers.chunks_mut(BLOCK).enumerate() {
+        let blocks = seekers.chunks_mut(BLOCK).take_while(|_| !self.interrupt.is_asked());
+        for (block, seekers) in blocks.enumerate() {
             for seeker in &mut *seekers {
                 if block > 0 || seeker.listed.is_empty() {
                     seeker.listed = self.list(seeker.row, prefix, FIRST_LISTED, desk);
@@ -304,11 +313,13 @@ impl<'a, D: Distances> Resolver<'a, D> {
         // What a whole group gave up is free again; what those left over had is held by others.
         let stays = |row: usize| resolved[row * n_levels..][..n_levels] == *self.codes.row(row);
         let is_held = |run: &Range<usize>| run.len() == 1 || self.rows(run.clone()).any(stays);
-        let before = self.sorted.runs(0..self.sorted.len()).filter(is_held);
+        let goes_on = |_: &Range<usize>| !self.interrupt.is_asked();
+        let runs = self.sorted.runs(0..self.sorted.len()).take_while(goes_on);
+        let before = runs.filter(is_held);
         let mut held: Vec<u128> = before.map(|run| self.sorted.word(run.start)).collect();
         let word = |&row: &usize| self.space.first_word(&resolved[row * n_levels..][..n_levels]);
         held.extend(moved.iter().map(word));
-        held.sort_unstable();
+        self.interrupt.sort(&mut held);
         held.dedup();
         let mut desk = self.desk();
         desk.occupancy.reset(held.into_iter());
@@ -319,7 +330,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
             }
             (row, found)
         };
-        rows.iter().map(&mut place).collect()
+        rows.iter().take_while(|_| !self.interrupt.is_asked()).map(&mut place).collect()
     }
 
     fn anywhere(&self, row: usize, depth: usize, desk: &mut Desk<'a, D>) -> Option<Found> {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::distances::{DistanceTensor, Latents, RowList, Table};
+use crate::interrupt::{Interrupt, NEVER};
 
 /// Items in a small space, with ties and with as many items as there is room for.
 ///
@@ -52,13 +53,15 @@ impl Case {
         let tables = tables.collect::<Result<Vec<_>>>()?;
         let latents = Table::new("latents", &latents, [self.n_items(), WIDTH])?;
         let rows = RowList::all(self.n_items());
-        Ok(work(&CodeSpace::new(&self.n_codes)?, &Latents::new(latents, rows, &tables)?))
+        Ok(work(&CodeSpace::new(&self.n_codes)?, &Latents::new(latents, rows, &tables, &NEVER)?))
     }
 
     fn resolve(&self, plan: &Plan) -> Result<Resolution> {
         let rules = RowRules { keys: Some(&self.keys), frozen: Some(&self.frozen) };
         let codes = Codes::new(&self.codes, self.n_codes.len())?;
-        self.with(|space, distances| resolve_collisions(codes, space, distances, rules, plan))?
+        self.with(|space, distances| {
+            resolve_collisions(codes, space, distances, rules, plan, &NEVER)
+        })?
     }
 
     /// All levels open: then there is one bucket, with room for all.
@@ -302,7 +305,7 @@ proptest! {
     #[test]
     fn groups_are_those_of_equal_rows(case in cases()) {
         let rows = case.rows();
-        let groups = find_collisions(Codes::new(&case.codes, case.n_codes.len())?, 1);
+        let groups = find_collisions(Codes::new(&case.codes, case.n_codes.len())?, 1, &NEVER)?;
         let mut expected = Groups { offsets: vec![0], rows: Vec::new() };
         for own in rows.iter().collect::<BTreeSet<_>>() {
             let group: Vec<usize> = (0..rows.len()).filter(|&row| rows[row] == *own).collect();
@@ -330,7 +333,7 @@ proptest! {
             if let Ok(distances) = DistanceTensor::new(&values, shape, rows, &space) {
                 for policy in [Policy::Paper, Policy::Nearest, Policy::Optimal] {
                     let plan = Plan { policy, keep: Keep::MaxLoss, ..Plan::default() };
-                    let _ = resolve_collisions(codes, &space, &distances, rules, &plan);
+                    let _ = resolve_collisions(codes, &space, &distances, rules, &plan, &NEVER);
                 }
             }
         }
@@ -343,8 +346,14 @@ fn a_group_larger_than_its_prefix_spreads_upwards() -> Result<()> {
     let space = CodeSpace::new(&[2, 2, 3])?;
     let values = [0.0; 12 * 3 * 3];
     let distances = DistanceTensor::new(&values, [12, 3, 3], RowList::all(12), &space)?;
-    let resolved =
-        resolve_collisions(codes, &space, &distances, RowRules::default(), &Plan::default())?;
+    let resolved = resolve_collisions(
+        codes,
+        &space,
+        &distances,
+        RowRules::default(),
+        &Plan::default(),
+        &NEVER,
+    )?;
     let expected = "111 110 112 100 101 102 000 001 002 010 011 012";
     let spelt: Vec<String> =
         resolved.codes.chunks(3).map(|codes| codes.iter().map(u16::to_string).collect()).collect();
@@ -357,8 +366,14 @@ fn distances_of_another_table_are_refused() -> Result<()> {
     let three = Codes::new(&[0; 6], 2)?;
     let space = CodeSpace::new(&[2, 2])?;
     let distances = DistanceTensor::new(&[0.0; 8], [2, 2, 2], RowList::all(2), &space)?;
-    let refused =
-        resolve_collisions(three, &space, &distances, RowRules::default(), &Plan::default());
+    let refused = resolve_collisions(
+        three,
+        &space,
+        &distances,
+        RowRules::default(),
+        &Plan::default(),
+        &NEVER,
+    );
     let message = "`distances`: expected shape (3, [2, 2]) to match `codes`, got (2, [2, 2])";
     assert_eq!(refused.map_err(|error| error.to_string()), Err(message.to_owned()));
     Ok(())
@@ -384,18 +399,18 @@ fn threads_make_no_difference() -> Result<()> {
     let tables = tables.map(|(book, k)| Table::new("codebooks", book, [k, WIDTH]));
     let tables = tables.collect::<Result<Vec<_>>>()?;
     let latents = Table::new("latents", &latents, [n_items, WIDTH])?;
-    let distances = Latents::new(latents, RowList::all(n_items), &tables)?;
+    let distances = Latents::new(latents, RowList::all(n_items), &tables, &NEVER)?;
     let (codes, space) = (Codes::new(&codes, 4)?, CodeSpace::new(&n_codes)?);
-    let groups = find_collisions(codes, 1);
+    let groups = find_collisions(codes, 1, &NEVER)?;
     assert!(groups.rows.len() > n_items / 3);
     for n_threads in [2, 3] {
-        assert_eq!(find_collisions(codes, n_threads), groups);
-        assert_eq!(count_prefixes(codes, n_threads), count_prefixes(codes, 1));
+        assert_eq!(find_collisions(codes, n_threads, &NEVER)?, groups);
+        assert_eq!(count_prefixes(codes, n_threads, &NEVER)?, count_prefixes(codes, 1, &NEVER)?);
     }
     for policy in [Policy::Paper, Policy::Nearest, Policy::Optimal] {
         let resolve = |n_threads| {
             let plan = Plan { policy, keep: Keep::MaxLoss, n_threads, ..Plan::default() };
-            resolve_collisions(codes, &space, &distances, RowRules::default(), &plan)
+            resolve_collisions(codes, &space, &distances, RowRules::default(), &plan, &NEVER)
         };
         let one = resolve(1)?;
         let is_elsewhere = |&row: &usize| one.codes[row * 4..][..2] != codes.row(row)[..2];
@@ -417,8 +432,32 @@ fn codes_given_up_in_one_bucket_are_room_for_another() -> Result<()> {
     }
     let distances = DistanceTensor::new(&values, [6, 3, 3], RowList::all(6), &space)?;
     let plan = Plan { policy: Policy::Optimal, reassign: Reassign::Colliding, ..Plan::default() };
-    let resolved = resolve_collisions(codes, &space, &distances, RowRules::default(), &plan)?;
+    let resolved =
+        resolve_collisions(codes, &space, &distances, RowRules::default(), &plan, &NEVER)?;
     let distinct: BTreeSet<&[u16]> = resolved.codes.chunks(3).collect();
     assert_eq!(distinct.len(), 6);
+    Ok(())
+}
+
+/// Every call, asked to end before it begins.
+#[test]
+fn nothing_comes_of_work_that_was_asked_to_end() -> Result<()> {
+    let interrupt = Interrupt::default();
+    interrupt.ask();
+    let data = [1; 3 * 12];
+    let (codes, space) = (Codes::new(&data, 3)?, CodeSpace::new(&[2, 2, 3])?);
+    let values = [0.0; 12 * 3 * 3];
+    let distances = DistanceTensor::new(&values, [12, 3, 3], RowList::all(12), &space)?;
+    let (rules, ended) = (RowRules::default(), Some(Error::Interrupted));
+    for policy in [Policy::Paper, Policy::Nearest, Policy::Optimal] {
+        let plan = Plan { policy, ..Plan::default() };
+        let resolved = resolve_collisions(codes, &space, &distances, rules, &plan, &interrupt);
+        assert_eq!(resolved.err(), ended);
+    }
+    assert_eq!(find_collisions(codes, 1, &interrupt).err(), ended);
+    assert_eq!(count_prefixes(codes, 1, &interrupt).err(), ended);
+    let book = Table::new("codebooks", &[1.0, 2.0], [2, 1])?;
+    let latents = Table::new("latents", &[], [0, 1])?;
+    assert_eq!(Latents::new(latents, RowList::all(0), &[book], &interrupt).err(), ended);
     Ok(())
 }

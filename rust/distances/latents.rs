@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use super::products::{add_products, Products, Rounded};
 use super::{check_shape, least_place, margin, Distances, Probe, RowList, Table};
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 
 /// Distances computed from the latent and the codebooks, exact for whatever prefix an item moves to:
 /// the residual at a level is the latent minus the vectors of the codes above it.
@@ -36,6 +37,7 @@ pub struct Latents<'a> {
     norms: Vec<f64>,
     reach: Vec<f64>,
     products: Vec<OnceLock<Option<Products>>>,
+    interrupt: &'a Interrupt,
 }
 
 impl<'a> Latents<'a> {
@@ -43,8 +45,13 @@ impl<'a> Latents<'a> {
     /// O(L K E + K K E).
     ///
     /// # Errors
-    /// If the shapes do not fit, or a codebook has NaN or infinity.
-    pub fn new(latents: Table<'a>, rows: RowList, codebooks: &[Table<'a>]) -> Result<Self> {
+    /// If the shapes do not fit, a codebook has NaN or infinity, or it was asked to end.
+    pub fn new(
+        latents: Table<'a>,
+        rows: RowList,
+        codebooks: &[Table<'a>],
+        interrupt: &'a Interrupt,
+    ) -> Result<Self> {
         let width = latents.shape[1];
         check_shape("latents", &[rows.len, width], &latents.shape, latents.values.len())?;
         for (level, book) in codebooks.iter().enumerate() {
@@ -71,10 +78,13 @@ impl<'a> Latents<'a> {
             norms,
             squares: squares.iter().map(|s| s.iter().map(|&x| x as f32).collect()).collect(),
             products: std::iter::repeat_with(OnceLock::new).take(n_levels * n_levels).collect(),
-            turned: codebooks.iter().map(turn).collect(),
+            turned: codebooks.iter().map(|book| turn(book, interrupt)).collect(),
             codebooks: codebooks.to_vec(),
+            interrupt,
         };
+        interrupt.check()?;
         made.shorten_reach(&squares);
+        interrupt.check()?;
         Ok(made)
     }
 
@@ -95,8 +105,10 @@ impl<'a> Latents<'a> {
 
     /// Products of a level with a deeper one, unless they are too many.
     fn products(&self, level: usize, deeper: usize) -> Option<&Products> {
-        let make =
-            || Products::new(&self.codebooks[level], &self.turned[deeper], self.n_codes[deeper]);
+        let make = || {
+            let (book, n_codes) = (&self.codebooks[level], self.n_codes[deeper]);
+            Products::new(book, &self.turned[deeper], n_codes, self.interrupt)
+        };
         self.products[level * self.n_codes.len() + deeper].get_or_init(make).as_ref()
     }
 
@@ -380,8 +392,9 @@ fn norms(squares: &[Vec<f64>]) -> Vec<f64> {
     norms
 }
 
-fn turn(book: &Table<'_>) -> Vec<f32> {
+/// Component by component, as many as there are before it was asked to end. O(K E).
+fn turn(book: &Table<'_>, interrupt: &Interrupt) -> Vec<f32> {
     let [n_codes, width] = book.shape;
     let component = |e: usize| (0..n_codes).map(move |code| book.values[code * width + e]);
-    (0..width).flat_map(component).collect()
+    (0..width).take_while(|_| !interrupt.is_asked()).flat_map(component).collect()
 }

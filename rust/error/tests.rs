@@ -18,6 +18,7 @@ fn name(error: &Error) -> &'static str {
         Error::CodebookNotFinite { .. } => "CodebookNotFinite",
         Error::FrozenCollision { .. } => "FrozenCollision",
         Error::TooManyItems { .. } => "TooManyItems",
+        Error::Interrupted => "Interrupted",
         Error::DuplicateRows { .. } => "DuplicateRows",
         Error::TooManyNodes { .. } => "TooManyNodes",
         Error::PrefixLength { .. } => "PrefixLength",
@@ -35,7 +36,7 @@ fn name(error: &Error) -> &'static str {
         Error::Inconsistent { .. } => "Inconsistent",
     }
 }
-const N_VARIANTS: usize = 27;
+const N_VARIANTS: usize = 28;
 
 fn table() -> Vec<(Error, &'static str)> {
     let text = str::to_owned;
@@ -95,6 +96,7 @@ fn table() -> Vec<(Error, &'static str)> {
             "`codes`: expected at most 256 items for the code space, got 300; use more levels or \
              larger codebooks",
         ),
+        (Error::Interrupted, "the work was asked to end before it was done"),
         (
             Error::DuplicateRows { first: 3, second: 8 },
             "`codes`: expected rows without duplicates, got the same codes in rows 3 and 8; \

@@ -7,6 +7,7 @@ use super::store::{Code, Owned, PerLevel, Shape, Word};
 use super::{node_id, CodeTrie};
 use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::error::{Error, Result};
+use crate::interrupt::NEVER;
 use crate::memory;
 use crate::sorting::Sorted;
 use crate::threads::{in_threads, useful_threads};
@@ -59,7 +60,7 @@ impl CodeTrie {
         node_id(codes.n_rows())?;
         check(codes, &space, n_threads)?;
         memory::expect(codes.n_rows(), SORTING_BYTES)?;
-        match Sorted::new(codes, &space, n_threads) {
+        match Sorted::new(codes, &space, n_threads, &NEVER)? {
             Sorted::Narrow { entries, row_bits } => {
                 let rows = (1 << row_bits) - 1;
                 let word = |place: usize| u128::from(entries[place] >> row_bits);
