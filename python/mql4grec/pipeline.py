@@ -16,7 +16,7 @@ from mql4grec import artifacts, runtime
 from mql4grec.config import Settings
 from mql4grec.errors import ArtifactError, ConfigError
 from mql4grec.runtime import Journal
-from mql4grec.stages import Context, Stage, folder, plan
+from mql4grec.stages import Context, Stage, folder, limits, plan
 
 State = Literal["done", "started", "stale", "to do"]
 
@@ -95,8 +95,23 @@ def run(
         todo = _to_do(settings, only=only, until=until)
         context.wait_for_everyone()
         for item in todo:
-            _do(item, context)
+            if item.stage.command == "prepare":
+                _do(item, context)
+        _require_sizes(settings, until=until)
+        for item in todo:
+            if item.stage.command != "prepare":
+                _do(item, context)
     return [item.stage.name for item in todo]
+
+
+def _require_sizes(settings: Settings, *, until: str | None) -> None:
+    """Refuse, before anything is trained, what a later stage would for the size of a shop.
+
+    Raises:
+        ConfigError: With all faults.
+    """
+    left = {item.stage.command for item in _to_do(settings, only=None, until=until)}
+    limits.require(settings, left)
 
 
 def require_own(settings: Settings) -> None:

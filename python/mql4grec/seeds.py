@@ -116,6 +116,7 @@ def summarise(runs: Sequence[Settings]) -> dict[str, Any]:
         "n_items": shop.n_items,
     }
     told = artifacts.read_json(first.folder / "evaluation" / "metrics.json", made_by="run --seeds")
+    found |= {key: told[key] for key in ("left_out", "item_knn_neighbours") if key in told}
     for part in parts_of(first):
         of_first = told[part] if part else told
         figures = _compare_rankings(runs, shop, list(of_first["rankings"]), part=part)

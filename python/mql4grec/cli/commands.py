@@ -203,11 +203,20 @@ def check(config: ConfigOption = None, overrides: SetOption = None) -> None:
     from mql4grec.stages import checks
 
     settings = settings_of(config, overrides)
-    faults = checks.faults(settings)
+    states = pipeline.inspect(settings)
+    done = {
+        item.stage.key
+        for item in states
+        if item.stage.command == "prepare" and item.state == "done"
+    }
+    faults, notes = checks.look_at_sizes(settings, prepared=done)
+    faults = [*checks.faults(settings), *faults]
     table = Table("stage", "folder", "state", title=f"run {settings.name}")
-    for item in pipeline.inspect(settings):
+    for item in states:
         table.add_row(item.stage.name, str(settings.folder / item.stage.place), item.state)
     console().print(table)
+    for note in notes:
+        print(note)
     for fault in faults:
         print(f"fault: {fault}")
     if faults:

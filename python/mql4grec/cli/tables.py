@@ -165,7 +165,7 @@ def _print_rankings(found: Mapping[str, Any], *, title: str) -> None:
     if "by_training_events" in found:
         _print_by_events(found["by_training_events"], title=title)
     _print_significance(found.get("significance", {}))
-    _print_refitted(found)
+    _print_notes(found)
 
 
 def print_seeds(settings: Settings) -> None:
@@ -186,12 +186,13 @@ def print_seeds(settings: Settings) -> None:
     print(f"seeds:   {path}")
 
 
-def _print_refitted(found: Mapping[str, Any]) -> None:
-    """Print which rankings were fitted on more than papers do."""
-    from mql4grec.report import refit_note
+def _print_notes(found: Mapping[str, Any]) -> None:
+    """Print which rankings were fitted on more than papers do, and which were left out."""
+    from mql4grec.report import left_out_note, refit_note
 
-    if note := refit_note(found).strip():
-        print(note)
+    for note in (refit_note(found), left_out_note(found)):
+        if note:
+            print(note.strip())
 
 
 def _print_spreads(found: Mapping[str, Any], *, title: str, seeds: str) -> None:
@@ -206,7 +207,7 @@ def _print_spreads(found: Mapping[str, Any], *, title: str, seeds: str) -> None:
         table.add_row(ranking, *cells)
     console().print(table)
     _print_significance(found["significance"])
-    _print_refitted(found)
+    _print_notes(found)
 
 
 def _part_title(title: str, part: str) -> str:

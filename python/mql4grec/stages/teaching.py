@@ -15,6 +15,7 @@ from mql4grec.decoding import Rankings
 from mql4grec.errors import ConfigError
 from mql4grec.stages.context import Context, load_catalog
 from mql4grec.stages.groups import Groups, group_items
+from mql4grec.stages.limits import Sizes, teacher_fault
 
 if TYPE_CHECKING:
     from mql4grec.recommender import Teacher
@@ -56,12 +57,8 @@ def _teach(
     from mql4grec import recommender
 
     run = context.settings
-    limit = run.evaluation.ease_max_items
-    if shop.n_items > limit:
-        raise ConfigError(
-            f"`teacher_share`: expected 0, or shops of at most {limit} items "
-            f"(`evaluation.ease_max_items`), got {shop.n_items} in {shop.name!r}; set it to 0"
-        )
+    if fault := teacher_fault(run, settings, shop.name, Sizes.of(shop)):
+        raise ConfigError(fault)
     groups = group_items(context, shop)
     training = shop.histories.held_out(2)
     masks: tuple[NDArray[np.bool_] | None, ...] = (None,)
