@@ -131,7 +131,7 @@ def _answer(asked: dict[str, Any]) -> None:
             limit = used + int(asked["memory"] * 2**30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         sys.argv = ["mql4grec", *asked["args"]]
-        from mql4grec.cli import main
+        from mql4grec.__main__ import main
 
         main()
         code = 0

@@ -4,6 +4,34 @@ The command line prints these as one short message and exits with 1. Anything el
 is a bug, or misuse of a function (`ValueError`, `TypeError`), and shows its traceback.
 """
 
+import re
+import reprlib
+
+# Control characters but tab and newline, C1 too; separators of lines, overrides of the direction of
+# writing, and halves of pairs.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 3
+
+
+def short(value: object) -> str:
+    """Spell any value for a message: as `repr` does, cut in the middle where that is long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of thousands of digits"
+
+
+def short_text(value: str) -> str:
+    """Spell a string for a message without quotes, escaped, cut where it is long."""
+    return plain(value if len(value) <= 80 else f"{value[:77]}...")
+
+
+def plain(value: str) -> str:
+    """Escape what a terminal would obey instead of showing it."""
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
+
 
 class Mql4grecError(Exception):
     """Base of all faults that a user can mend."""

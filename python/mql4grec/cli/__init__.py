@@ -4,6 +4,7 @@
     recommending  `recommend`
     large         `generate-codes` without a run
     tables        what is printed
+    remedies      what a user can do about a fault of the machine
     options       what commands share
 
 Everything heavy is imported inside the commands, so that `--help` answers at once.

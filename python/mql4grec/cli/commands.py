@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mql4grec import signals
 from mql4grec.cli import large
 from mql4grec.cli.options import (
     ConfigOption,
@@ -19,6 +21,7 @@ from mql4grec.cli.options import (
     settings_of,
 )
 from mql4grec.cli.recommending import recommend
+from mql4grec.cli.remedies import mendable
 from mql4grec.cli.tables import print_collisions, print_quality, print_results, print_seeds
 from mql4grec.errors import Mql4grecError
 
@@ -37,10 +40,16 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a fault that the user can mend is one message and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks
     try:
         app()
-    except Mql4grecError as err:
-        print(f"error: {err}", file=sys.stderr)
+    except (Mql4grecError, OSError, MemoryError, RuntimeError) as err:
+        told = mendable(err)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -235,15 +244,12 @@ def _do(
     from mql4grec import pipeline, seeds
     from mql4grec.runtime import is_main_process, leave_everyone
 
-    try:
-        if n_seeds is None:
-            journal = journal_of(settings, quiet=quiet)
-            done = pipeline.run(settings, journal=journal, only=command, until=until)
-        else:
-            done = seeds.run(settings, n_seeds=n_seeds, journal_of=partial(journal_of, quiet=quiet))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        raise typer.Exit(130) from None
+    signals.begin()
+    if n_seeds is None:
+        journal = journal_of(settings, quiet=quiet)
+        done = pipeline.run(settings, journal=journal, only=command, until=until)
+    else:
+        done = seeds.run(settings, n_seeds=n_seeds, journal_of=partial(journal_of, quiet=quiet))
     leave_everyone()
     if is_main_process() and not quiet:
         text = ", ".join(done) if done else "nothing, all stages were finished"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from mql4grec import signals
 from mql4grec.cli.options import console
 from mql4grec.cli.tables import print_reports
 from mql4grec.errors import ConfigError
@@ -58,11 +56,8 @@ def generate_from_files(
         return
     journal = Journal(files.out / "log.jsonl", console=None if quiet else console(stderr=True))
     machine = runtime.start(settings.runtime, seed=settings.seed)
-    try:
-        done = large.generate_from_files(files, settings.codes, runtime=machine, journal=journal)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        raise typer.Exit(130) from None
+    signals.begin()
+    done = large.generate_from_files(files, settings.codes, runtime=machine, journal=journal)
     print_reports({f"{files.dataset} {files.modality}": files.report})
     if not done and not quiet:
         console(stderr=True).print("done now: nothing, all codes were there", highlight=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mql4grec import signals
 from mql4grec.cli.options import ConfigOption, SetOption, journal_of, settings_of
 from mql4grec.cli.tables import print_recommendation
 from mql4grec.errors import ConfigError, DataError
@@ -91,6 +92,7 @@ def recommend(
     found = serving.recommend(run, requests, ranking=ranking, top_k=top_k, filters=filters)
     found = _telling_unknown(found, run, filters)
     if out is not None:
+        signals.begin()
         print(f"{write_recommendations(out, found):,} histories: {out}")
         return
     if as_json:

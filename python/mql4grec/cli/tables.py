@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mql4grec.cli.options import console
+from mql4grec.errors import plain
 
 if TYPE_CHECKING:
     from mql4grec.config import Settings
@@ -263,10 +264,10 @@ def print_recommendation(found: Recommendation) -> None:
     title = " ".join(found.history)
     if found.user_id is not None:
         title = f"{found.user_id}: {title}"
-    table = Table("rank", "item", "title", "score", title=escape(title))
+    table = Table("rank", "item", "title", "score", title=escape(plain(title)))
     items = zip(found.item_ids, found.titles, found.scores, strict=True)
     for place, (item_id, name, score) in enumerate(items, start=1):
-        table.add_row(str(place), escape(item_id), escape(name), f"{score:.3f}")
+        table.add_row(str(place), escape(plain(item_id)), escape(plain(name)), f"{score:.3f}")
     console().print(table)
     if not found.item_ids:
         print("no item is left: the filters close all of them, or no item of the history is known")

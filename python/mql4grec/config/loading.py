@@ -10,8 +10,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mql4grec.config.documents import MOST_BYTES, parse
 from mql4grec.config.records import Settings
-from mql4grec.errors import ConfigError
+from mql4grec.errors import ConfigError, short, short_text
 
 
 def demo_config() -> Path:
@@ -30,11 +31,11 @@ def load(path: Path, *, overrides: Sequence[str] = ()) -> Settings:
         ConfigError: With all faults together, unknown keys with the nearest name.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse(_read(path))
     except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"`{path}`: expected a YAML file, got {err}") from err
-    except yaml.YAMLError as err:
-        raise ConfigError(f"`{path}`: expected YAML, got {err}") from err
+        raise ConfigError(f"`{path}`: expected a YAML file, got {str(err)[:200]}") from err
+    except (yaml.YAMLError, RecursionError) as err:
+        raise ConfigError(f"`{path}`: expected YAML, got {_in_line(err)}") from err
     if not isinstance(tree, dict):
         raise ConfigError(f"`{path}`: expected a mapping of rooms, got {type(tree).__name__}")
     faults = []
@@ -49,6 +50,24 @@ def load(path: Path, *, overrides: Sequence[str] = ()) -> Settings:
         return Settings.model_validate(tree)
     except ValidationError as err:
         raise ConfigError(_explain(err, path)) from err
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ConfigError(
+            f"`{path}`: expected settings of at most {MOST_BYTES:,} bytes, got more; is it the "
+            "right file?"
+        )
+    return content.decode()
+
+
+def _in_line(error: Exception) -> str:
+    """Tell a fault of YAML with its line, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    told = " ".join(str(problem or error).split())[:200]
+    return told if mark is None else f"in line {mark.line + 1}: {told}"
 
 
 def dump(settings: Settings) -> str:
@@ -68,7 +87,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     """Set one `room.key=value` in the tree of a YAML file."""
     name, equals, value = override.partition("=")
     if not equals or not name:
-        raise ConfigError(f"`--set {override}`: expected room.key=value, got no `=`")
+        raise ConfigError(f"`--set {short_text(override)}`: expected room.key=value, got no `=`")
     *parents, last = name.split(".")
     node: Any = tree
     for key in parents:
@@ -78,11 +97,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
             node[key] = {} if node.get(key) is None else node[key]
             node = node[key]
         if not isinstance(node, dict | list):
-            raise ConfigError(f"`--set {override}`: `{key}` is {node!r}, which has no parts")
+            raise ConfigError(
+                f"`--set {short_text(override)}`: `{key}` is {short(node)}, which has no parts"
+            )
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as err:
-        raise ConfigError(f"`--set {override}`: expected a YAML value, got {value!r}") from err
+        parsed = parse(value)
+    except (yaml.YAMLError, RecursionError) as err:
+        raise ConfigError(
+            f"`--set {short_text(override)}`: expected a YAML value, got {short(value)}, "
+            f"{_in_line(err)}"
+        ) from err
     if isinstance(node, list):
         node[_place(node, last, override)] = parsed
     else:
@@ -93,7 +117,8 @@ def _place(node: list[Any], key: str, override: str) -> int:
     if key.isdigit() and int(key) < len(node):
         return int(key)
     raise ConfigError(
-        f"`--set {override}`: expected a number from 0 to {len(node) - 1}, got {key!r}"
+        f"`--set {short_text(override)}`: expected a number from 0 to {len(node) - 1}, got "
+        f"{short(key)}"
     )
 
 
@@ -121,7 +146,7 @@ def _explain_one(place: Sequence[int | str], kind: str, message: str, value: Any
         return f"`{name}`: expected a value, got none"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
-    return f"`{name}`: {message[0].lower()}{message[1:]}, got {value!r}"
+    return f"`{name}`: {message[0].lower()}{message[1:]}, got {short(value)}"
 
 
 def _known_keys(parents: Iterable[int | str]) -> set[str]:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NewType
 
+from mql4grec.errors import plain
+
 Html = NewType("Html", str)
 
 VOID = frozenset({"br", "img", "meta"})  # elements without an end tag
@@ -21,7 +23,7 @@ NO_BREAK = "\u00a0"
 
 def text(value: object) -> Html:
     """Escape a plain string for the page."""
-    return Html(html.escape(str(value)))
+    return Html(html.escape(plain(str(value))))
 
 
 def join(parts: Iterable[Html]) -> Html:
@@ -38,7 +40,7 @@ def element(name: str, /, *children: Html, **attributes: str | float | None) -> 
         attributes: `class_` stands for class and `aria_label` for aria-label; None leaves it out.
     """
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(_plain(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(plain(_spell(value)))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -47,7 +49,7 @@ def element(name: str, /, *children: Html, **attributes: str | float | None) -> 
     return Html(f"<{name}{given}>{''.join(children)}</{name}>")
 
 
-def _plain(value: str | float) -> str:
+def _spell(value: str | float) -> str:
     """Spell an attribute; coordinates with a tenth of a pixel, since a page has thousands."""
     if isinstance(value, str):
         return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from mql4grec.artifacts import atomic_path
-from mql4grec.errors import ConfigError, DataError
+from mql4grec.artifacts import atomic_path, scratch_folder
+from mql4grec.errors import ConfigError, DataError, plain
 
 LINES = (".jsonl", ".ndjson", ".json")
 PART = 1 << 14  # histories whose recommendations are in memory together
@@ -81,7 +80,7 @@ def as_json(found: Recommendation) -> str:
     ]
     user = {} if found.user_id is None else {"user_id": found.user_id}
     about = {**user, "history": found.history, "certified": found.certified}
-    return json.dumps({**about, "items": items}, ensure_ascii=False)
+    return plain(json.dumps({**about, "items": items}, ensure_ascii=False))  # escapes are JSON's
 
 
 def write_recommendations(path: Path, recommendations: Iterable[Recommendation]) -> int:
@@ -129,12 +128,12 @@ def _write_parquet(path: Path, recommendations: Iterable[Recommendation]) -> int
     numbered = iter(enumerate(recommendations))
     parts = iter(lambda: list(itertools.islice(numbered, PART)), [])
     done = 0
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}.") as folder:
+    with scratch_folder(path.parent) as folder:
         # The first part is empty, so that a file of no rows has its columns too.
         for number, part in enumerate(itertools.chain([[]], parts)):
-            _table(part).write_parquet(Path(folder) / f"{number:06d}.parquet")
+            _table(part).write_parquet(folder / f"{number:06d}.parquet")
             done += len(part)
-        pl.scan_parquet(Path(folder) / "*.parquet").sink_parquet(path)
+        pl.scan_parquet(folder / "*.parquet").sink_parquet(path)
     return done
 
 
