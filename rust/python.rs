@@ -14,7 +14,7 @@ use numpy::{
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::codes::{CodeSpace, Codes};
+use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::collision::{self, Keep, Plan, Policy, Reassign, Resolution, RowRules};
 use crate::distances::{DistanceTensor, Latents, RowList, Table};
 use crate::error::Error;
@@ -84,6 +84,31 @@ impl<'py, T: Element + Copy, D: Dimension> Argument<'py, T, D> {
         values.extend(view.iter().copied());
         Ok(values)
     }
+}
+
+/// The entries of a list with one per level. What claims to have more is refused before any is read:
+/// a range may have 2^60.
+fn per_level<'py, T: FromPyObjectOwned<'py>>(
+    what: &'static str,
+    object: &Bound<'py, PyAny>,
+) -> PyResult<Vec<T>> {
+    match object.len() {
+        Ok(got) if got > MAX_LEVELS => Err(Error::Levels { what, got }.into()),
+        _ => object.extract().map_err(|error| {
+            let message = format!("`{what}`: expected a list with an entry per level, {error}");
+            PyTypeError::new_err(message)
+        }),
+    }
+}
+
+/// Marks, any byte but 0 being one: numpy does not keep other bytes than 0 and 1 out of its bools.
+fn marks(what: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<bool>> {
+    if object.cast::<PyArray1<bool>>().is_err() {
+        return Err(wrong_type::<bool, Ix1>(what, object));
+    }
+    let bytes = object.call_method1("view", ("uint8",))?;
+    let bytes = Argument::<u8, Ix1>::new(what, &bytes)?;
+    Ok(bytes.copied()?.into_iter().map(|byte| byte != 0).collect())
 }
 
 fn wrong_type<T: Element, D: Dimension>(what: &str, object: &Bound<'_, PyAny>) -> PyErr {
@@ -181,8 +206,9 @@ fn find_collisions<'py>(
     let n_threads = threads(n_threads)?;
     let table = codes.copied()?;
     let table = Codes::new(&table, codes.shape[1])?;
-    let groups =
-        interruptible(py, |interrupt| collision::find_collisions(table, n_threads, interrupt))?;
+    let groups = interruptible(py, table.data().len(), |interrupt| {
+        collision::find_collisions(table, n_threads, interrupt)
+    })?;
     Ok((to_rows(py, &groups.offsets), to_rows(py, &groups.rows)))
 }
 
@@ -198,7 +224,9 @@ fn count_prefixes(
     let n_threads = threads(n_threads)?;
     let table = codes.copied()?;
     let table = Codes::new(&table, codes.shape[1])?;
-    interruptible(py, |interrupt| collision::count_prefixes(table, n_threads, interrupt))
+    interruptible(py, table.data().len(), |interrupt| {
+        collision::count_prefixes(table, n_threads, interrupt)
+    })
 }
 
 /// Give every row codes of its own by given distances: (codes, moved rows, their costs).
@@ -219,21 +247,22 @@ fn resolve_collisions<'py>(
     keys: Option<&Bound<'py, PyAny>>,
     frozen: Option<&Bound<'py, PyAny>>,
     rows: Option<&Bound<'py, PyAny>>,
-    n_codes: Option<Vec<usize>>,
+    n_codes: Option<&Bound<'_, PyAny>>,
     n_threads: Option<isize>,
 ) -> PyResult<Resolved<'py>> {
     let plan = plan((policy, keep, reassign), open_levels, n_threads)?;
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let distances = Argument::<f32, Ix3>::new("distances", distances)?;
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
-    let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
+    let frozen = frozen.map(|frozen| marks("frozen", frozen)).transpose()?;
     let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
+    let n_codes = n_codes.map(|n_codes| per_level("n_codes", n_codes)).transpose()?;
     let (data, values) = (codes.copied()?, distances.values()?);
     let keys = keys.as_ref().map(Argument::copied).transpose()?;
-    let frozen = frozen.as_ref().map(Argument::copied).transpose()?;
     let rows = rows.as_ref().map(Argument::copied).transpose()?;
     let shape = [distances.shape[0], distances.shape[1], distances.shape[2]];
-    let resolution = interruptible(py, |interrupt| {
+    let numbers = data.len().saturating_add(shape[2]);
+    let resolution = interruptible(py, numbers, |interrupt| {
         let table = Codes::new(&data, codes.shape[1])?;
         let space = CodeSpace::new(&n_codes.unwrap_or_else(|| vec![shape[2]; table.n_levels()]))?;
         let rows = row_list(rows.as_deref(), table.n_rows())?;
@@ -256,7 +285,7 @@ fn resolve_collisions_from_latents<'py>(
     py: Python<'py>,
     codes: &Bound<'py, PyAny>,
     latents: &Bound<'py, PyAny>,
-    codebooks: Vec<Bound<'py, PyAny>>,
+    codebooks: &Bound<'py, PyAny>,
     policy: &str,
     keep: &str,
     reassign: &str,
@@ -269,19 +298,20 @@ fn resolve_collisions_from_latents<'py>(
     let plan = plan((policy, keep, reassign), open_levels, n_threads)?;
     let codes = Argument::<u16, Ix2>::new("codes", codes)?;
     let latents = Argument::<f32, Ix2>::new("latents", latents)?;
+    let codebooks = per_level::<Bound<'py, PyAny>>("codebooks", codebooks)?;
     let books = codebooks.iter().map(|book| Argument::<f32, Ix2>::new("codebooks", book));
     let books = books.collect::<PyResult<Vec<_>>>()?;
     let keys = Argument::<u64, Ix1>::optional("keys", keys)?;
-    let frozen = Argument::<bool, Ix1>::optional("frozen", frozen)?;
+    let frozen = frozen.map(|frozen| marks("frozen", frozen)).transpose()?;
     let rows = Argument::<i64, Ix1>::optional("rows", rows)?;
     let (data, values) = (codes.copied()?, latents.values()?);
     let book_values = books.iter().map(Argument::values).collect::<PyResult<Vec<_>>>()?;
     let book_shapes: Vec<_> = books.iter().map(|book| [book.shape[0], book.shape[1]]).collect();
     let keys = keys.as_ref().map(Argument::copied).transpose()?;
-    let frozen = frozen.as_ref().map(Argument::copied).transpose()?;
     let rows = rows.as_ref().map(Argument::copied).transpose()?;
     let shape = [latents.shape[0], latents.shape[1]];
-    let resolution = interruptible(py, |interrupt| {
+    let numbers = book_shapes.iter().fold(data.len(), |sum, shape| sum.saturating_add(shape[0]));
+    let resolution = interruptible(py, numbers, |interrupt| {
         let table = Codes::new(&data, codes.shape[1])?;
         let latents = Table::new("latents", &values, shape)?;
         let books = book_values.iter().zip(&book_shapes);
@@ -292,8 +322,9 @@ fn resolve_collisions_from_latents<'py>(
             return Err(Error::LevelCount { what: "codebooks", expected, got });
         }
         let rows = row_list(rows.as_deref(), table.n_rows())?;
-        let distances = Latents::new(latents, rows, &books, interrupt)?;
+        // Before the vectors are looked at: vectors of no numbers take no memory, however many.
         let space = CodeSpace::new(&books.iter().map(Table::n_rows).collect::<Vec<_>>())?;
+        let distances = Latents::new(latents, rows, &books, interrupt)?;
         let rules = RowRules { keys: keys.as_deref(), frozen: frozen.as_deref() };
         collision::resolve_collisions(table, &space, &distances, rules, &plan, interrupt)
     })?;

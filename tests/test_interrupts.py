@@ -91,3 +91,10 @@ def test_a_handler_that_raises_nothing_ends_nothing() -> None:
         signal.signal(signal.SIGINT, before)
     assert seen == [signal.SIGINT]
     assert [part.tolist() for part in found] == [[0, 3], [0, 1, 2]]
+
+
+def test_building_a_trie_hears_it() -> None:
+    codes = np.arange(2**25, dtype=np.uint32)[::-1].copy().view(np.uint16).reshape(-1, 2)
+    with interrupted_after(0.2) as sent, pytest.raises(KeyboardInterrupt):
+        _core.CodeTrie(codes, [2**16, 2**16], n_threads=1)
+    assert time.monotonic() - sent[0] < HEARD_WITHIN

@@ -13,7 +13,8 @@ use numpy::ndarray::{ArrayView, IntoDimension, Ix1, Ix2};
 use numpy::{Element, IntoPyArray, PyArray, PyArray1, PyArray2};
 use pyo3::prelude::*;
 
-use super::{threads, to_table, Argument, Rows};
+use super::waiting::interruptible;
+use super::{marks, per_level, threads, to_table, Argument, Rows};
 use crate::codes::{CodeSpace, Codes};
 use crate::error::Error;
 use crate::trie;
@@ -38,15 +39,16 @@ impl CodeTrie {
     fn new(
         py: Python<'_>,
         codes: &Bound<'_, PyAny>,
-        n_codes: Vec<usize>,
+        n_codes: &Bound<'_, PyAny>,
         n_threads: Option<isize>,
     ) -> PyResult<Self> {
         let codes = Argument::<u16, Ix2>::new("codes", codes)?;
+        let n_codes = per_level::<usize>("n_codes", n_codes)?;
         let n_threads = threads(n_threads)?;
         let data = codes.copied()?;
-        let trie = py.detach(|| {
+        let trie = interruptible(py, data.len(), |interrupt| {
             let table = Codes::new(&data, codes.shape[1])?;
-            trie::CodeTrie::new(table, CodeSpace::new(&n_codes)?, n_threads)
+            trie::CodeTrie::new_until(table, CodeSpace::new(&n_codes)?, (n_threads, interrupt))
         })?;
         Ok(Self { trie })
     }
@@ -218,7 +220,7 @@ impl CodeTrie {
     ) -> PyResult<Self> {
         let n_threads = threads(n_threads)?;
         if rows.cast::<PyArray1<bool>>().is_ok() {
-            let marks = marks(rows)?;
+            let marks = marks("rows", rows)?;
             return Ok(Self { trie: py.detach(|| self.trie.restrict(&marks, n_threads))? });
         }
         let rows = Argument::<i64, Ix1>::new("rows", rows)?.copied()?;
@@ -229,13 +231,6 @@ impl CodeTrie {
         let (n_items, n_codes) = (self.n_items(), self.n_codes());
         format!("CodeTrie(n_items={n_items}, n_codes={n_codes:?}, n_nodes={})", self.n_nodes())
     }
-}
-
-/// Marks, any byte but 0 being one: numpy does not keep other bytes than 0 and 1 out of its bools.
-fn marks(object: &Bound<'_, PyAny>) -> PyResult<Vec<bool>> {
-    let bytes = object.call_method1("view", ("uint8",))?;
-    let bytes = Argument::<u8, Ix1>::new("rows", &bytes)?;
-    Ok(bytes.copied()?.into_iter().map(|byte| byte != 0).collect())
 }
 
 /// Lend an array of a trie, given by its bytes, to numpy.

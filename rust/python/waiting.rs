@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, NEVER};
 
 /// How long a signal waits at most until Python is asked for it.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Work on so few numbers ends long before anybody could wish it to.
+const FEW: usize = 512;
 
 /// Work in another thread, which takes some 50 microseconds, while this one looks for signals: Python
 /// hands them to its main thread alone. The GIL is released meanwhile.
@@ -19,12 +22,18 @@ const POLL: Duration = Duration::from_millis(50);
 /// A signal's handler runs at once. If it raises, as that of Ctrl-C does, the work is asked to end, and
 /// what was raised goes up once it has.
 ///
+/// Work on few of `numbers`, codes of items and codes to choose from, is done here at once.
+///
 /// # Errors
 /// If the work fails, or a handler raises.
 pub(super) fn interruptible<T: Send>(
     py: Python<'_>,
+    numbers: usize,
     work: impl FnOnce(&Interrupt) -> crate::Result<T> + Send,
 ) -> PyResult<T> {
+    if numbers <= FEW {
+        return Ok(py.detach(|| work(&NEVER))?);
+    }
     let (interrupt, work) = (Interrupt::default(), Mutex::new(Some(work)));
     let take = || work.lock().ok().and_then(|mut work| work.take());
     let run = || take().map(|work| work(&interrupt));

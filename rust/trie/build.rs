@@ -7,13 +7,16 @@ use super::store::{Code, Owned, PerLevel, Shape, Word};
 use super::{node_id, CodeTrie};
 use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::error::{Error, Result};
-use crate::interrupt::NEVER;
+use crate::interrupt::{Interrupt, NEVER};
 use crate::memory;
 use crate::sorting::Sorted;
 use crate::threads::{in_threads, useful_threads};
 
 /// Shares per thread, so that one which is held up does not hold up all.
 const SHARES_PER_THREAD: usize = 4;
+
+/// The most rows of a share, after each of which the work may be asked to end.
+const MOST_ROWS: usize = 1 << 21;
 
 /// The most bytes that sorting takes per row: a word of 128 bits and the row.
 const SORTING_BYTES: usize = 32;
@@ -23,6 +26,7 @@ struct Entries<'a, W, R> {
     word: W,
     row: R,
     space: &'a CodeSpace,
+    interrupt: &'a Interrupt,
     /// How many codes two words share, by the bits of their difference.
     shared: [u8; 129],
 }
@@ -57,20 +61,32 @@ impl CodeTrie {
     /// # Errors
     /// If the codes do not fit the space, two rows are alike, or there are over 2^32 - 1 nodes.
     pub fn new(codes: Codes<'_>, space: CodeSpace, n_threads: usize) -> Result<Self> {
+        Self::new_until(codes, space, (n_threads, &NEVER))
+    }
+
+    /// Build as `new` does, unless asked to end before. O(N L + N log N).
+    ///
+    /// # Errors
+    /// As `new`, or if the work was asked to end.
+    pub fn new_until(
+        codes: Codes<'_>,
+        space: CodeSpace,
+        (n_threads, interrupt): (usize, &Interrupt),
+    ) -> Result<Self> {
         node_id(codes.n_rows())?;
         check(codes, &space, n_threads)?;
         memory::expect(codes.n_rows(), SORTING_BYTES)?;
-        match Sorted::new(codes, &space, n_threads, &NEVER)? {
+        match Sorted::new(codes, &space, n_threads, interrupt)? {
             Sorted::Narrow { entries, row_bits } => {
                 let rows = (1 << row_bits) - 1;
                 let word = |place: usize| u128::from(entries[place] >> row_bits);
                 let row = |place: usize| (entries[place] & rows) as usize;
-                Entries::new(word, row, &space).lay(codes.n_rows(), n_threads)
+                Entries::new(word, row, (&space, interrupt)).lay(codes.n_rows(), n_threads)
             }
             Sorted::Wide(entries) => {
                 let word = |place: usize| entries[place].0;
                 let row = |place: usize| entries[place].1;
-                Entries::new(word, row, &space).lay(codes.n_rows(), n_threads)
+                Entries::new(word, row, (&space, interrupt)).lay(codes.n_rows(), n_threads)
             }
         }
     }
@@ -96,12 +112,12 @@ fn check(codes: Codes<'_>, space: &CodeSpace, n_threads: usize) -> Result<()> {
 }
 
 impl<'a, W: Fn(usize) -> u128 + Sync, R: Fn(usize) -> usize + Sync> Entries<'a, W, R> {
-    fn new(word: W, row: R, space: &'a CodeSpace) -> Self {
+    fn new(word: W, row: R, (space, interrupt): (&'a CodeSpace, &'a Interrupt)) -> Self {
         let shared = std::array::from_fn(|bits| {
             let same = |&level: &usize| bits as u32 <= space.bits_below(level + 1);
             (0..space.n_levels()).take_while(same).count() as u8
         });
-        Self { word, row, space, shared }
+        Self { word, row, space, interrupt, shared }
     }
 
     /// How many codes the entry at a place shares with the one before it.
@@ -115,9 +131,10 @@ impl<'a, W: Fn(usize) -> u128 + Sync, R: Fn(usize) -> usize + Sync> Entries<'a, 
 
     fn lay(&self, n_rows: usize, n_threads: usize) -> Result<CodeTrie> {
         let n_threads = useful_threads(n_threads, n_rows);
-        let each = n_rows.div_ceil(n_threads * SHARES_PER_THREAD).max(1);
+        let each = n_rows.div_ceil(n_threads * SHARES_PER_THREAD).clamp(1, MOST_ROWS);
         let places = (0..n_rows).step_by(each).map(|from| from..(from + each).min(n_rows));
         let shares = in_threads(places.collect(), n_threads, |places| self.count(places));
+        self.interrupt.check()?;
         if let Some((first, second)) = shares.iter().filter_map(|share| share.twins).min() {
             return Err(Error::DuplicateRows { first, second });
         }
@@ -133,6 +150,7 @@ impl<'a, W: Fn(usize) -> u128 + Sync, R: Fn(usize) -> usize + Sync> Entries<'a, 
             1 => self.fill::<u8>(&shape, &mut owned, (shares, n_threads)),
             _ => self.fill::<[u8; 2]>(&shape, &mut owned, (shares, n_threads)),
         }
+        self.interrupt.check()?;
         CodeTrie::of(shape, owned)
     }
 
@@ -140,7 +158,8 @@ impl<'a, W: Fn(usize) -> u128 + Sync, R: Fn(usize) -> usize + Sync> Entries<'a, 
         let n_levels = self.space.n_levels();
         let mut edges = [0; MAX_LEVELS];
         let mut twins = None;
-        for place in places.clone() {
+        let now = if self.interrupt.is_asked() { 0..0 } else { places.clone() };
+        for place in now {
             let shared = self.shared(place);
             match edges.get_mut(shared) {
                 Some(n) if shared < n_levels => *n += 1,
@@ -195,7 +214,11 @@ impl<'a, W: Fn(usize) -> u128 + Sync, R: Fn(usize) -> usize + Sync> Entries<'a, 
             }
             slots.push(slot);
         }
-        in_threads(slots, n_threads, |slot| self.write(slot));
+        in_threads(slots, n_threads, |slot| {
+            if !self.interrupt.is_asked() {
+                self.write(slot);
+            }
+        });
     }
 
     fn write<C: Code>(&self, mut slot: Slot<'_, C>) {

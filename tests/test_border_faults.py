@@ -1,4 +1,4 @@
-"""Trie in Rust: memory that cannot be had, arrays that change, files that are none, a full disk."""
+"""The Rust border: too much memory, arrays that change, files that are none, a full disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mql4grec._core import CodeTrie
+from mql4grec._core import CodeTrie, resolve_collisions, resolve_collisions_from_latents
 from test_trie_files import sealed
 from trie_cases import TRIE, codes, ints, same
 
@@ -163,3 +163,33 @@ def test_the_unfinished_file_has_a_name_that_a_run_knows(tmp_path: Path) -> None
     assert seen - {name}
     assert all(re.fullmatch(rf"\.mql4grec\.{os.getpid()}\..+", part) for part in seen - {name})
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("n", [2**40, 2**60])
+def test_a_list_that_claims_to_be_long_is_not_read(n: int) -> None:
+    for what, call in (
+        ("n_codes", lambda: CodeTrie(codes([0, 0]), range(n))),
+        ("n_codes", lambda: resolve_collisions(codes([0, 0]), FAR, n_codes=range(n))),
+        ("codebooks", lambda: resolve_collisions_from_latents(codes([0, 0]), FAR[0], range(n))),
+    ):
+        with pytest.raises(ValueError, match=f"^`{what}`: expected 2 to 8 levels, got {n}$"):
+            call()
+    message = "^`n_codes`: expected a list with an entry per level, TypeError: "
+    with pytest.raises(TypeError, match=message):
+        CodeTrie(codes([0, 0]), ["2", "2"])
+
+
+def test_codebooks_of_no_numbers_take_no_time() -> None:
+    latents, book = np.zeros((2, 0), np.float32), np.zeros((2**50, 0), np.float32)
+    message = f"^`n_codes`: expected 1 to 65536 codes at level 1, got {2**50}$"
+    with pytest.raises(ValueError, match=message):
+        resolve_collisions_from_latents(codes([0, 0], [0, 0]), latents, [book[:2], book])
+
+
+def test_frozen_rows_may_be_marked_by_any_byte_but_zero() -> None:
+    frozen = np.array([0, 2], np.uint8).view(np.bool_)
+    table, distances = codes([0, 0], [0, 0]), np.zeros((2, 2, 3), np.float32)
+    assert resolve_collisions(table, distances, frozen=frozen)[1].tolist() == [0]
+
+
+FAR = np.zeros((1, 2, 3), np.float32)
