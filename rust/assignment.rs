@@ -77,9 +77,14 @@ struct Target {
 
 /// An assignment in the making.
 ///
-/// Two seekers that both listed (0, 0) first; the second has it, the first has (0, 1):
+/// Two seekers of different kinds that both listed (0, 0) first; the second has it, the first has
+/// (0, 1). Seekers of a kind are as far from whatever semantic ID, so they have one list, and in a
+/// search for a path, one of them stands for all:
 ///
 /// ```text
+/// kinds    0 1                           of each seeker
+/// rows     7 9                           of each kind
+/// seen     false false                   did the path come by this kind?
 /// listed   [0] .1 target 0, .2 target 1   [1] .1 target 0, .9 target 1
 /// values   .2 .2                          what each pays at least
 /// owned    1 0
@@ -87,7 +92,9 @@ struct Target {
 /// codes    (0, 0) | (0, 1)
 /// ```
 struct Assignment<'a, 'b, 'c, D: Distances> {
+    kinds: Vec<usize>,
     rows: Vec<usize>,
+    seen: Vec<bool>,
     listed: Vec<Vec<(f64, usize)>>,
     prefix: &'a [u16],
     values: Vec<f64>,
@@ -122,18 +129,23 @@ struct Path {
 /// Give every seeker a free semantic ID below the prefix, with the least total error. There must be
 /// as many free ones as seekers; `None` for those without, if there are not.
 ///
+/// `kinds` numbers the seekers so that those of one number, one after the other, are alike in all.
+///
 /// O(M) paths over what contends with each other; a seeker that nobody contends with costs O(1). At
 /// worst, where all M contend with each other, O(M) for each of M M pairs.
 pub(crate) fn assign<D: Distances>(
     seekers: &[Seeker],
+    kinds: Vec<usize>,
     prefix: &[u16],
     search: &mut Search<'_, D>,
     occupancy: &mut Occupancy<'_>,
 ) -> Vec<Option<Id>> {
     let n = seekers.len();
     let mut assignment = Assignment {
-        rows: seekers.iter().map(|seeker| seeker.row).collect(),
-        listed: vec![Vec::new(); n],
+        kinds,
+        rows: Vec::with_capacity(n),
+        seen: Vec::with_capacity(n),
+        listed: Vec::with_capacity(n),
         values: seekers.iter().map(|s| s.listed.first().map_or(0.0, |f| f.error)).collect(),
         lengths: vec![0.0; n],
         owned: vec![None; n],
@@ -145,8 +157,13 @@ pub(crate) fn assign<D: Distances>(
         occupancy,
         path: Path::default(),
     };
-    for (seeker, Seeker { listed, .. }) in seekers.iter().enumerate() {
-        assignment.list(seeker, listed);
+    for (seeker, Seeker { row, listed }) in seekers.iter().enumerate() {
+        if assignment.kinds[seeker] == assignment.rows.len() {
+            assignment.rows.push(*row);
+            assignment.seen.push(false);
+            assignment.listed.push(Vec::new());
+            assignment.list(seeker, listed);
+        }
     }
     for seeker in 0..n {
         assignment.augment(seeker);
@@ -167,7 +184,7 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
                 let (length, from) = (f64::INFINITY, seeker);
                 self.targets.push(Target { owner: None, price: 0.0, length, from });
             }
-            self.listed[seeker].push((error, target));
+            self.listed[self.kinds[seeker]].push((error, target));
         }
     }
 
@@ -199,7 +216,9 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
             self.targets[target].length = f64::INFINITY;
         }
         self.path.events.clear();
-        self.path.visited.clear();
+        for seeker in self.path.visited.drain(..) {
+            self.seen[self.kinds[seeker]] = false;
+        }
         self.path.settled.clear();
     }
 
@@ -207,7 +226,10 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
     fn visit(&mut self, seeker: usize, length: f64) {
         self.lengths[seeker] = length;
         self.path.visited.push(seeker);
-        self.offer(seeker, 0);
+        // Another of its kind that has a semantic ID pays as much, and was here by a shorter path.
+        if !std::mem::replace(&mut self.seen[self.kinds[seeker]], true) {
+            self.offer(seeker, 0);
+        }
     }
 
     /// Offer what a seeker listed from a place on, and the extension of its list.
@@ -215,7 +237,7 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
         let (so_far, path) = (self.lengths[seeker], &mut self.path);
         let base = so_far - self.values[seeker];
         let mut last = None;
-        for &(error, number) in &self.listed[seeker][from_place..] {
+        for &(error, number) in &self.listed[self.kinds[seeker]][from_place..] {
             // Prices are never above 0, so nothing from here on makes a shorter path.
             if base + error >= path.shortest {
                 return;
@@ -243,10 +265,10 @@ impl<D: Distances> Assignment<'_, '_, '_, D> {
     /// List more of what is near a seeker, up to as many as there are seekers: the others cannot take
     /// more than all but one of them. A list that does not grow is complete.
     fn extend(&mut self, seeker: usize) {
-        let n = self.listed[seeker].len();
-        let n_wanted = (n * 4).min(self.rows.len());
+        let n = self.listed[self.kinds[seeker]].len();
+        let n_wanted = (n * 4).min(self.owned.len());
         if n_wanted > n {
-            let row = self.rows[seeker];
+            let row = self.rows[self.kinds[seeker]];
             let found = self.search.nearest(row, self.prefix, n_wanted, self.occupancy);
             let more = found.get(n..).unwrap_or_default().to_vec();
             self.list(seeker, &more);

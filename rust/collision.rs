@@ -9,6 +9,8 @@
 //! groups in the order of their codes, in a group by rank. Ties go to the lower code, then the lower
 //! key, then the lower row. Buckets know nothing of each other, so threads make no difference.
 
+mod blocks;
+mod ladder;
 mod resolver;
 
 use resolver::Resolver;

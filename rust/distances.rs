@@ -38,6 +38,9 @@ pub trait Distances: Sync {
     /// Write the distances of a row to all K codes of the level that follows `prefix`.
     fn fill(&self, row: usize, prefix: &[u16], out: &mut Vec<f64>);
 
+    /// Have two rows the same numbers, so that they are as far from whatever codes?
+    fn alike(&self, a: usize, b: usize) -> bool;
+
     /// Start a search.
     fn probe(&self) -> Self::Probe<'_>;
 
@@ -56,6 +59,12 @@ pub trait Probe {
 
     /// How far the numbers of this row may be off.
     fn margin(&self) -> f64;
+
+    /// The least error with any codes that begin with `prefix`, exactly as `Distances::error` sums it
+    /// up; none where that takes long to tell.
+    fn least_error(&self, _prefix: &[u16]) -> Option<f64> {
+        None
+    }
 
     /// Open a prefix of at most L - 2 codes.
     fn open(&mut self, prefix: &[u16]);

@@ -17,6 +17,7 @@ const BITS: usize = u64::BITS as usize;
 /// bits    [0] 0b0011          (1, 0) and (1, 1)
 /// n_free  [0] 2
 /// taken   [0] {0b0_00: 1}     below the empty prefix
+/// empty   0b0000              what is lent for lines where nothing is held: they take no memory
 /// ```
 pub(crate) struct Occupancy<'a> {
     space: &'a CodeSpace,
@@ -27,6 +28,7 @@ pub(crate) struct Occupancy<'a> {
     taken: Vec<FxHashMap<u128, u128>>,
     capacity: Vec<u128>,
     line: usize,
+    empty: Vec<u64>,
 }
 
 impl<'a> Occupancy<'a> {
@@ -42,6 +44,7 @@ impl<'a> Occupancy<'a> {
             taken: vec![FxHashMap::default(); n_levels - 1],
             capacity: (0..=n_levels).map(|depth| space.capacity(depth)).collect(),
             line: space.n_codes()[n_levels - 1].div_ceil(BITS),
+            empty: vec![0; space.n_codes()[n_levels - 1].div_ceil(BITS)],
         }
     }
 
@@ -76,8 +79,22 @@ impl<'a> Occupancy<'a> {
         if prefix.len() + 1 < self.space.n_levels() {
             return self.n_free_below(prefix) > 0;
         }
-        let line = self.line(self.space.first_word(prefix));
+        let first = self.space.first_word(prefix);
+        if self.is_empty(first) {
+            return true;
+        }
+        let line = self.line(first);
         self.n_free[line] > 0
+    }
+
+    /// Is nothing held below a prefix of L - 1 codes, given as its first word? O(L + log N).
+    fn is_empty(&self, first: u128) -> bool {
+        if self.index.contains_key(&first) {
+            return false;
+        }
+        let from = self.held.partition_point(|&word| word < first);
+        let last = self.space.last_word(first, self.space.n_levels() - 1);
+        self.held.get(from).is_none_or(|&word| word > last)
     }
 
     /// The line of bits of a prefix of L - 1 codes, given as its first word.
@@ -104,6 +121,9 @@ impl<'a> Occupancy<'a> {
 
     /// Bits of those held below a prefix of L - 1 codes, given as its first word; none if all are.
     pub(crate) fn held_bits(&mut self, first: u128) -> Option<&[u64]> {
+        if self.is_empty(first) {
+            return Some(&self.empty);
+        }
         let line = self.line(first);
         let start = line * self.line;
         (self.n_free[line] > 0).then(|| &self.bits[start..start + self.line])

@@ -5,8 +5,12 @@
 //! known margin; whatever could be among the best within it is computed again exactly, so that the
 //! result is that of a search through everything.
 
+mod best;
+
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+
+use best::Best;
 
 use crate::codes::{CodeSpace, Id};
 use crate::distances::{Distances, Probe};
@@ -22,12 +26,9 @@ pub(crate) struct Found {
 
 impl Found {
     fn order(&self, other: &Self) -> Ordering {
-        // Errors are finite, so they compare; -0.0 does not occur, being a sum of squares or of
-        // the same distances.
-        self.error
-            .partial_cmp(&other.error)
-            .unwrap_or(Ordering::Equal)
-            .then(self.codes.cmp(&other.codes))
+        // -0.0 is as near as 0.0. Errors are finite, but for those of arrays that somebody writes
+        // into meanwhile: then there has to be an order, too.
+        (self.error + 0.0).total_cmp(&(other.error + 0.0)).then(self.codes.cmp(&other.codes))
     }
 }
 
@@ -85,7 +86,7 @@ pub(crate) struct Search<'a, D: Distances + 'a> {
     lines: Vec<(f32, u16)>,
     leaves: Vec<f32>,
     near: Vec<(f32, u16)>,
-    best: Vec<Found>,
+    best: Best,
 }
 
 impl<'a, D: Distances> Search<'a, D> {
@@ -99,7 +100,7 @@ impl<'a, D: Distances> Search<'a, D> {
             lines: Vec::new(),
             leaves: Vec::new(),
             near: Vec::new(),
-            best: Vec::new(),
+            best: Best::default(),
         }
     }
 
@@ -113,39 +114,53 @@ impl<'a, D: Distances> Search<'a, D> {
         n: usize,
         occupancy: &mut Occupancy<'_>,
     ) -> &[Found] {
+        if n == 0 {
+            return &[];
+        }
         let depth = prefix.len().min(self.space.n_levels() - 2);
-        self.best.clear();
+        self.best.reset(n);
         self.branches.clear();
         self.probe.start(row, &prefix[..depth]);
         let mut codes = Id::default();
         codes[..depth].copy_from_slice(&prefix[..depth]);
         self.branches.push(Branch { bound: f32::MIN, codes, depth });
         while let Some(Branch { bound, codes, depth }) = self.branches.pop() {
-            if f64::from(bound) > self.limit(n) || self.interrupt.is_asked() {
+            if f64::from(bound) > self.limit() || self.interrupt.is_asked() {
                 break;
             }
-            if !occupancy.has_room(&codes[..depth]) {
+            if self.is_above(&codes[..depth]) || !occupancy.has_room(&codes[..depth]) {
                 continue;
             }
             if depth + 2 < self.space.n_levels() {
-                self.open(codes, depth, n);
+                self.open(codes, depth);
             } else {
                 self.look_into(row, codes, n, occupancy);
             }
         }
-        &self.best
+        self.best.sorted()
     }
 
     /// The number that one more has to stay under, or reach with lower codes, margin included.
-    fn limit(&self, n: usize) -> f64 {
-        let worst = self.best.last().filter(|_| self.best.len() >= n);
-        worst.map_or(f64::INFINITY, |worst| worst.error + self.probe.margin())
+    fn limit(&self) -> f64 {
+        self.best.worst().map_or(f64::INFINITY, |worst| worst.error + self.probe.margin())
+    }
+
+    /// Is nothing below a prefix among the best, as far as its least error is known exactly? Among
+    /// many that are as near, this is what tells that no lower codes are to come.
+    fn is_above(&self, prefix: &[u16]) -> bool {
+        if self.best.worst().is_none() {
+            return false;
+        }
+        let mut codes = Id::default();
+        codes[..prefix.len()].copy_from_slice(prefix);
+        let least = self.probe.least_error(prefix);
+        least.is_some_and(|error| self.best.is_above(&Found { error, codes }))
     }
 
     /// Add the branches of a prefix that may hold one of the best.
-    fn open(&mut self, codes: Id, depth: usize, n: usize) {
+    fn open(&mut self, codes: Id, depth: usize) {
         self.probe.open(&codes[..depth]);
-        let limit = self.limit(n);
+        let limit = self.limit();
         for (code, &bound) in (0..=u16::MAX).zip(self.probe.bounds()) {
             if f64::from(bound) <= limit {
                 let mut codes = codes;
@@ -164,7 +179,7 @@ impl<'a, D: Distances> Search<'a, D> {
         codes[depth] = first;
         self.look(row, codes, n, occupancy);
         let mut lines = std::mem::take(&mut self.lines);
-        let limit = above(self.limit(n));
+        let limit = above(self.limit());
         let held = |code: u16| {
             let mut line = codes;
             line[depth] = code;
@@ -174,10 +189,13 @@ impl<'a, D: Distances> Search<'a, D> {
         lines.retain(|&(_, code)| code != first);
         lines.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for &(bound, code) in &lines {
-            if f64::from(bound) > self.limit(n) || self.interrupt.is_asked() {
+            if f64::from(bound) > self.limit() || self.interrupt.is_asked() {
                 break;
             }
             codes[depth] = code;
+            if self.is_above(&codes[..=depth]) {
+                continue;
+            }
             self.look(row, codes, n, occupancy);
         }
         self.lines = lines;
@@ -193,7 +211,7 @@ impl<'a, D: Distances> Search<'a, D> {
         let last = self.space.n_levels() - 1;
         let Some(held) = occupancy.held_bits(self.space.first_word(&codes[..last])) else { return };
         self.probe.leaves(codes[last - 1], &mut self.leaves);
-        let (limit, margin) = (above(self.limit(n)), self.probe.margin());
+        let (limit, margin) = (above(self.limit()), self.probe.margin());
         self.near.clear();
         for (start, leaves) in (0..).step_by(AT_ONCE).zip(self.leaves.chunks(AT_ONCE)) {
             if leaves.iter().fold(false, |any, &leaf| any | (leaf <= limit)) {
@@ -210,12 +228,7 @@ impl<'a, D: Distances> Search<'a, D> {
         for &(_, code) in &self.near {
             codes[last] = code;
             let error = self.distances.error(row, &codes[..=last]);
-            let found = Found { error, codes };
-            let place = self.best.partition_point(|other| other.order(&found) == Ordering::Less);
-            if place < n {
-                self.best.truncate(n - 1);
-                self.best.insert(place, found);
-            }
+            self.best.add(Found { error, codes });
         }
     }
 }

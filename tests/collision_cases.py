@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,3 +185,42 @@ def residual_case(n_items: int, *, n_codes: tuple[int, ...], width: int, seed: i
         keys=rng.permutation(n_items).astype(np.uint64),
         frozen=np.zeros(n_items, np.bool_),
     )
+
+
+def agreed(new: Sequence[reference.Codes]) -> reference.Assign:
+    """Accept an assignment if it is as good as the best; several may be."""
+
+    def assign(
+        rows: Sequence[int], free: Sequence[reference.Codes], errors: NDArray[np.float64]
+    ) -> list[reference.Codes]:
+        chosen = [new[row] for row in rows]
+        places = {codes: place for place, codes in enumerate(free)}
+        assert len(set(chosen)) == len(rows)
+        assert set(chosen) <= set(places)
+        best = reference.least_total(rows, free, errors)
+        total, least = (
+            math.fsum(errors[i, places[codes]] for i, codes in enumerate(found))
+            for found in (chosen, best)
+        )
+        assert total <= least * (1 + 1e-12)
+        return chosen
+
+    return assign
+
+
+def check(case: Case, way: str, **chosen: Any) -> None:
+    new, moved, costs = WAYS[way](case, **case.rules, **chosen)
+
+    distances = distances_of(case, way)
+    found = as_tuples(new)
+    expected = reference.resolve(
+        case.rows, distances, n_codes=case.n_codes, assign=agreed(found), **case.rules, **chosen
+    )
+    assert found == expected
+    assert moved.tolist() == [r for r in range(len(new)) if expected[r] != case.rows[r]]
+    pairs = [(row, case.rows[row], expected[row]) for row in moved.tolist()]
+    if way == "tensor":
+        gained = [reference.cost_by_tensor(case.distances, *pair) for pair in pairs]
+    else:
+        gained = [reference.cost_by_latents(distances, *pair) for pair in pairs]
+    assert costs.tolist() == np.array(gained, np.float32).tolist()

@@ -1,10 +1,10 @@
 //! How the rows of each bucket are ranked, moved and placed.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
+use super::ladder::Ladder;
 use super::{Keep, Plan, Policy, Reassign, RowRules};
-use crate::assignment::{self, Seeker, FIRST_LISTED};
+use crate::assignment::FIRST_LISTED;
 use crate::codes::{CodeSpace, Codes, Id};
 use crate::distances::Distances;
 use crate::error::{Error, Result};
@@ -13,10 +13,6 @@ use crate::occupancy::Occupancy;
 use crate::search::{Found, Search};
 use crate::sorting::Sorted;
 use crate::threads::in_threads;
-
-/// Movers of a bucket that are assigned together at most: the time for items that all contend with
-/// each other grows with the cube of their number.
-const BLOCK: usize = 1024;
 
 /// All that does not change while collisions are resolved.
 pub(super) struct Resolver<'a, D> {
@@ -42,10 +38,10 @@ pub(super) struct Outcome {
 }
 
 /// What a thread keeps from bucket to bucket.
-struct Desk<'a, D: Distances> {
-    occupancy: Occupancy<'a>,
-    search: Search<'a, D>,
-    buffer: Vec<f64>,
+pub(super) struct Desk<'a, D: Distances> {
+    pub(super) occupancy: Occupancy<'a>,
+    pub(super) search: Search<'a, D>,
+    ladders: Vec<Ladder>,
 }
 
 /// A row that shares its codes, ranked among those it shares them with.
@@ -54,11 +50,11 @@ struct Desk<'a, D: Distances> {
 /// rank    negative loss, or distance to the last code: the least keeps the codes
 /// listed  its nearest free semantic IDs, where they were needed for the rank
 /// ```
-struct Ranked {
+pub(super) struct Ranked {
     rank: f64,
     key: u64,
-    row: usize,
-    listed: Vec<Found>,
+    pub(super) row: usize,
+    pub(super) listed: Vec<Found>,
 }
 
 impl<'a, D: Distances> Resolver<'a, D> {
@@ -66,7 +62,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
         Desk {
             occupancy: Occupancy::new(self.space),
             search: Search::new(self.distances, self.space, self.interrupt),
-            buffer: Vec::new(),
+            ladders: vec![Ladder::default(); self.codes.n_levels()],
         }
     }
 
@@ -163,6 +159,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
         };
         let held = self.sorted.runs(bucket.clone()).filter(is_held);
         desk.occupancy.reset(held.map(|run| self.sorted.word(run.start)));
+        desk.ladders.iter_mut().for_each(Ladder::forget);
         let prefix = self.space.codes(self.sorted.word(bucket.start));
         let prefix = &prefix[..depth];
 
@@ -176,11 +173,17 @@ impl<'a, D: Distances> Resolver<'a, D> {
         if self.plan.policy == Policy::Optimal {
             self.assign(movers, prefix, desk, outcome);
         } else {
-            self.take_turns(movers, depth, desk, outcome);
+            for run in movers.chunk_by(|a, b| self.distances.alike(a.row, b.row)) {
+                if run.len() > 1 && self.plan.policy == Policy::Nearest {
+                    self.take_nearest(run, prefix, desk, outcome);
+                } else {
+                    self.take_turns(run, depth, desk, outcome);
+                }
+            }
         }
     }
 
-    fn own(&self, row: usize) -> Id {
+    pub(super) fn own(&self, row: usize) -> Id {
         let mut own = Id::default();
         own[..self.codes.n_levels()].copy_from_slice(self.codes.row(row));
         own
@@ -194,10 +197,17 @@ impl<'a, D: Distances> Resolver<'a, D> {
             (Keep::MaxLoss, _) => 1,
         };
         let rows = self.rows(group).filter(|&row| !self.rules.is_frozen(row));
+        let mut before: Option<(usize, Vec<Found>)> = None;
         let mut ranked: Vec<Ranked> = rows
             .take_while(|_| !self.interrupt.is_asked())
             .map(|row| {
-                let listed = self.list(row, prefix, n_listed, desk);
+                let listed = match before.take() {
+                    Some((twin, listed)) if n_listed > 0 && self.distances.alike(twin, row) => {
+                        listed
+                    }
+                    _ => self.list(row, prefix, n_listed, desk),
+                };
+                before = Some((row, listed.clone()));
                 let rank = match self.plan.keep {
                     Keep::Nearest => self.distances.last(row, self.codes.row(row)),
                     Keep::MaxLoss => {
@@ -208,9 +218,9 @@ impl<'a, D: Distances> Resolver<'a, D> {
                 Ranked { rank, key: self.rules.key(row), row, listed }
             })
             .collect();
-        // Finite or all infinite, so they compare; and not by total_cmp, since -0.0 is as near as 0.0.
+        // -0.0 is as near as 0.0.
         let order = |a: &Ranked, b: &Ranked| {
-            let rank = a.rank.partial_cmp(&b.rank).unwrap_or(Ordering::Equal);
+            let rank = (a.rank + 0.0).total_cmp(&(b.rank + 0.0));
             rank.then((a.key, a.row).cmp(&(b.key, b.row)))
         };
         ranked.sort_unstable_by(order);
@@ -218,7 +228,13 @@ impl<'a, D: Distances> Resolver<'a, D> {
     }
 
     /// The first `n` of the semantic IDs that a row would take.
-    fn list(&self, row: usize, prefix: &[u16], n: usize, desk: &mut Desk<'a, D>) -> Vec<Found> {
+    pub(super) fn list(
+        &self,
+        row: usize,
+        prefix: &[u16],
+        n: usize,
+        desk: &mut Desk<'a, D>,
+    ) -> Vec<Found> {
         match (self.plan.policy, n) {
             (_, 0) => Vec::new(),
             (Policy::Paper, _) => self.stepwise(row, prefix.len(), desk).into_iter().collect(),
@@ -226,15 +242,45 @@ impl<'a, D: Distances> Resolver<'a, D> {
         }
     }
 
+    /// The `n` nearest free semantic IDs below a prefix, or as many as there are, taken.
+    pub(super) fn take(
+        &self,
+        row: usize,
+        prefix: &[u16],
+        n: usize,
+        desk: &mut Desk<'a, D>,
+    ) -> Vec<Id> {
+        let n_free = desk.occupancy.n_free_below(prefix);
+        let n = n.min(usize::try_from(n_free).unwrap_or(usize::MAX));
+        let found = desk.search.nearest(row, prefix, n, &mut desk.occupancy);
+        let found: Vec<Id> = found.iter().map(|found| found.codes).collect();
+        found.iter().for_each(|codes| desk.occupancy.take(codes));
+        found
+    }
+
+    /// What movers that are alike take one after the other lies in the list of the first.
+    fn take_nearest(
+        &self,
+        movers: &[Ranked],
+        prefix: &[u16],
+        desk: &mut Desk<'a, D>,
+        outcome: &mut Outcome,
+    ) {
+        let found = self.take(movers[0].row, prefix, movers.len(), desk);
+        let (placed, left_over) = movers.split_at(found.len().min(movers.len()));
+        outcome.moved.extend(placed.iter().map(|mover| mover.row).zip(found));
+        outcome.left_over.extend(left_over.iter().map(|mover| mover.row));
+    }
+
     /// Each mover takes the first of its list that is still free, or looks again.
     fn take_turns(
         &self,
-        movers: Vec<Ranked>,
+        movers: &[Ranked],
         depth: usize,
         desk: &mut Desk<'a, D>,
         outcome: &mut Outcome,
     ) {
-        for mover in movers.into_iter().take_while(|_| !self.interrupt.is_asked()) {
+        for mover in movers.iter().take_while(|_| !self.interrupt.is_asked()) {
             let listed = mover.listed.first().copied();
             let found = match listed.filter(|found| desk.occupancy.is_free(&found.codes)) {
                 Some(found) => Some(found),
@@ -250,42 +296,6 @@ impl<'a, D: Distances> Resolver<'a, D> {
         }
     }
 
-    /// All movers together, or block by block.
-    fn assign(
-        &self,
-        movers: Vec<Ranked>,
-        prefix: &[u16],
-        desk: &mut Desk<'a, D>,
-        outcome: &mut Outcome,
-    ) {
-        let n_free = desk.occupancy.n_free_below(prefix);
-        let n_placed = movers.len().min(usize::try_from(n_free).unwrap_or(usize::MAX));
-        let mut seekers: Vec<Seeker> = movers
-            .into_iter()
-            .map(|mover| Seeker { row: mover.row, listed: mover.listed })
-            .collect();
-        outcome.left_over.extend(seekers.drain(n_placed..).map(|seeker| seeker.row));
-        let blocks = seekers.chunks_mut(BLOCK).take_while(|_| !self.interrupt.is_asked());
-        for (block, seekers) in blocks.enumerate() {
-            for seeker in &mut *seekers {
-                if block > 0 || seeker.listed.is_empty() {
-                    seeker.listed = self.list(seeker.row, prefix, FIRST_LISTED, desk);
-                }
-            }
-            let found = assignment::assign(seekers, prefix, &mut desk.search, &mut desk.occupancy);
-            for (seeker, codes) in seekers.iter().zip(found) {
-                let Some(codes) = codes else {
-                    outcome.left_over.push(seeker.row);
-                    continue;
-                };
-                desk.occupancy.take(&codes);
-                if codes != self.own(seeker.row) {
-                    outcome.moved.push((seeker.row, codes));
-                }
-            }
-        }
-    }
-
     /// The published rule: keep as many of a row's codes, at least `depth`, as leave room below them;
     /// from there down, the nearest codes with room.
     fn stepwise(&self, row: usize, depth: usize, desk: &mut Desk<'a, D>) -> Option<Found> {
@@ -295,10 +305,34 @@ impl<'a, D: Distances> Resolver<'a, D> {
         let kept = (depth..n_levels).rev().find(has_room)?;
         codes[kept..].fill(0);
         for level in kept..n_levels {
-            self.distances.fill(row, &codes[..level], &mut desk.buffer);
-            codes[level] = nearest_with_room(&codes, level, n_levels, desk)?;
+            codes[level] = self.next_code(row, &codes, level, desk)?;
         }
         Some(Found { error: self.distances.error(row, &codes[..n_levels]), codes })
+    }
+
+    /// The nearest code of a level below which there is room, the lower one of two as near.
+    fn next_code(
+        &self,
+        row: usize,
+        codes: &Id,
+        level: usize,
+        desk: &mut Desk<'a, D>,
+    ) -> Option<u16> {
+        let (ladder, occupancy) = (&mut desk.ladders[level], &mut desk.occupancy);
+        let mut candidate = *codes;
+        let has_room = |code: u16| {
+            candidate[level] = code;
+            if level + 1 < self.codes.n_levels() {
+                occupancy.has_room(&candidate[..=level])
+            } else {
+                occupancy.is_free(&candidate)
+            }
+        };
+        if ladder.is_for(&codes[..level], |twin| self.distances.alike(twin, row)) {
+            return ladder.next(has_room);
+        }
+        self.distances.fill(row, &codes[..level], ladder.reset(row, &codes[..level]));
+        ladder.first(has_room)
     }
 
     /// Rows whose buckets were full, one after the other, in the room that is left anywhere.
@@ -323,8 +357,11 @@ impl<'a, D: Distances> Resolver<'a, D> {
         held.dedup();
         let mut desk = self.desk();
         desk.occupancy.reset(held.into_iter());
+        if self.plan.policy != Policy::Paper {
+            return self.place_nearest(rows, depth, &mut desk);
+        }
         let mut place = |&row: &usize| {
-            let found = self.anywhere(row, depth, &mut desk).map(|found| found.codes);
+            let found = self.stepwise(row, 0, &mut desk).map(|found| found.codes);
             if let Some(codes) = &found {
                 desk.occupancy.take(codes);
             }
@@ -333,39 +370,32 @@ impl<'a, D: Distances> Resolver<'a, D> {
         rows.iter().take_while(|_| !self.interrupt.is_asked()).map(&mut place).collect()
     }
 
-    fn anywhere(&self, row: usize, depth: usize, desk: &mut Desk<'a, D>) -> Option<Found> {
-        if self.plan.policy == Policy::Paper {
-            return self.stepwise(row, 0, desk);
-        }
-        let own = self.own(row);
-        let kept = (0..depth).rev().find(|&kept| desk.occupancy.has_room(&own[..kept]))?;
-        desk.search.nearest(row, &own[..kept], 1, &mut desk.occupancy).first().copied()
-    }
-}
-
-/// The nearest code at a level, below which there is room, the lower one of two as near. The
-/// occupancy is asked only about codes that would be nearer than the best so far: about log K of
-/// them, and those in the way.
-fn nearest_with_room<D: Distances>(
-    codes: &Id,
-    level: usize,
-    n_levels: usize,
-    desk: &mut Desk<'_, D>,
-) -> Option<u16> {
-    let (mut candidate, mut best) = (*codes, None);
-    for (code, &distance) in (0..=u16::MAX).zip(&desk.buffer) {
-        if best.is_some_and(|(nearest, _)| distance >= nearest) {
-            continue;
-        }
-        candidate[level] = code;
-        let has_room = if level + 1 < n_levels {
-            desk.occupancy.has_room(&candidate[..=level])
-        } else {
-            desk.occupancy.is_free(&candidate)
+    /// Rows alike in codes and numbers together, below the longest prefix that has room.
+    fn place_nearest(
+        &self,
+        rows: &[usize],
+        depth: usize,
+        desk: &mut Desk<'a, D>,
+    ) -> Vec<(usize, Option<Id>)> {
+        let mut placed = Vec::with_capacity(rows.len());
+        let alike = |&a: &usize, &b: &usize| {
+            self.codes.row(a) == self.codes.row(b) && self.distances.alike(a, b)
         };
-        if has_room {
-            best = Some((distance, code));
+        for run in rows.chunk_by(alike) {
+            let (own, mut rest) = (self.own(run[0]), run);
+            while let [first, ..] = rest {
+                let kept = (0..depth).rev().find(|&kept| desk.occupancy.has_room(&own[..kept]));
+                let kept = kept.filter(|_| !self.interrupt.is_asked());
+                let found = kept.map(|kept| self.take(*first, &own[..kept], rest.len(), desk));
+                let Some(found) = found.filter(|found| !found.is_empty()) else {
+                    placed.extend(rest.iter().map(|&row| (row, None)));
+                    break;
+                };
+                let (here, after) = rest.split_at(found.len());
+                placed.extend(here.iter().copied().zip(found.into_iter().map(Some)));
+                rest = after;
+            }
         }
+        placed
     }
-    best.map(|(_, code)| code)
 }

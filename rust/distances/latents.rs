@@ -178,6 +178,11 @@ impl Distances for Latents<'_> {
         sum
     }
 
+    /// O(E).
+    fn alike(&self, a: usize, b: usize) -> bool {
+        self.latent(a) == self.latent(b)
+    }
+
     /// O(L E + K E).
     fn fill(&self, row: usize, prefix: &[u16], out: &mut Vec<f64>) {
         let n_codes = self.n_codes[prefix.len()];

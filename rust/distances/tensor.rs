@@ -91,6 +91,11 @@ impl Distances for DistanceTensor<'_> {
         out.extend(self.level(row, prefix.len()).iter().map(|&value| f64::from(value)));
     }
 
+    /// O(L K).
+    fn alike(&self, a: usize, b: usize) -> bool {
+        (0..self.n_codes.len()).all(|level| self.level(a, level) == self.level(b, level))
+    }
+
     /// The sum over the levels of what changes. O(L).
     fn cost(&self, row: usize, old: &[u16], new: &[u16]) -> f64 {
         let at = |level: usize, codes: &[u16]| {
@@ -100,7 +105,14 @@ impl Distances for DistanceTensor<'_> {
     }
 
     fn probe(&self) -> TensorProbe<'_> {
-        TensorProbe { tensor: self, row: 0, margin: 0.0, least: Vec::new(), bounds: Vec::new() }
+        TensorProbe {
+            tensor: self,
+            row: 0,
+            margin: 0.0,
+            least: Vec::new(),
+            lows: Vec::new(),
+            bounds: Vec::new(),
+        }
     }
 }
 
@@ -110,6 +122,7 @@ impl Distances for DistanceTensor<'_> {
 ///
 /// ```text
 /// least   d0+d1+d2 d1+d2 d2 0      least sums of the levels from each depth on
+/// lows    d0 d1 d2                 the least of each level
 /// bounds  K numbers
 /// ```
 pub struct TensorProbe<'a> {
@@ -117,6 +130,7 @@ pub struct TensorProbe<'a> {
     row: usize,
     margin: f64,
     least: Vec<f64>,
+    lows: Vec<f64>,
     bounds: Vec<f32>,
 }
 
@@ -141,11 +155,13 @@ impl Probe for TensorProbe<'_> {
         self.row = row;
         let n_levels = self.tensor.n_codes.len();
         self.least = vec![0.0; n_levels + 1];
+        self.lows = vec![0.0; n_levels];
         let mut size = 0.0;
         for level in (0..n_levels).rev() {
             let values = self.tensor.level(row, level);
             let least = values.iter().copied().fold(f32::INFINITY, f32::min);
-            self.least[level] = self.least[level + 1] + f64::from(least);
+            self.lows[level] = f64::from(least);
+            self.least[level] = self.least[level + 1] + self.lows[level];
             size += values.iter().fold(0.0, |size: f64, &value| size.max(f64::from(value).abs()));
         }
         self.margin = margin(size, n_levels);
@@ -153,6 +169,12 @@ impl Probe for TensorProbe<'_> {
 
     fn margin(&self) -> f64 {
         self.margin
+    }
+
+    /// O(L).
+    fn least_error(&self, prefix: &[u16]) -> Option<f64> {
+        let lows = self.lows[prefix.len()..].iter();
+        Some(lows.fold(self.tensor.error(self.row, prefix), |sum, low| sum + low))
     }
 
     /// O(K).
