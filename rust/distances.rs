@@ -12,6 +12,7 @@ pub use latents::Latents;
 pub use tensor::DistanceTensor;
 
 use crate::error::{Error, Result};
+use crate::kinds::Kinds;
 
 /// What the resolver asks about an item. Rows are below N, codes below their level's K.
 pub trait Distances: Sync {
@@ -38,6 +39,11 @@ pub trait Distances: Sync {
     /// Write the distances of a row to all K codes of the level that follows `prefix`.
     fn fill(&self, row: usize, prefix: &[u16], out: &mut Vec<f64>);
 
+    /// Which codes are alike for all rows; none if no codes are.
+    fn kinds(&self) -> Option<&Kinds> {
+        None
+    }
+
     /// Have two rows the same numbers, so that they are as far from whatever codes?
     fn alike(&self, a: usize, b: usize) -> bool;
 
@@ -52,7 +58,8 @@ pub trait Distances: Sync {
 
 /// Fast, slightly wrong errors of all codes below a prefix, and bounds for those of whole branches.
 ///
-/// All numbers are within `margin` of the truth, and about the prefix that was opened last.
+/// All numbers are within `margin` of the truth, and about the prefix that was opened last. Where codes
+/// are alike, all codes are kinds, K is the number of kinds, and `start` alone takes codes as they are.
 pub trait Probe {
     /// Begin with a row, whose codes have this first part in common with all that will be asked.
     fn start(&mut self, row: usize, prefix: &[u16]);

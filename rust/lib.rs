@@ -17,6 +17,7 @@ pub mod collision;
 pub mod distances;
 pub mod error;
 pub mod interrupt;
+mod kinds;
 mod memory;
 mod occupancy;
 #[cfg(feature = "python")]

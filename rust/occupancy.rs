@@ -1,8 +1,12 @@
 //! Which semantic IDs are held.
 
+mod fold;
+
+use fold::Fold;
 use rustc_hash::FxHashMap;
 
 use crate::codes::{CodeSpace, Id};
+use crate::kinds::Kinds;
 
 const BITS: usize = u64::BITS as usize;
 
@@ -17,6 +21,8 @@ const BITS: usize = u64::BITS as usize;
 /// bits    [0] 0b0011          (1, 0) and (1, 1)
 /// n_free  [0] 2
 /// taken   [0] {0b0_00: 1}     below the empty prefix
+/// newly   0b1_00              those taken since, while codes are alike
+/// folds   []                  the same by kinds of codes, for each level that a search began at
 /// empty   0b0000              what is lent for lines where nothing is held: they take no memory
 /// ```
 pub(crate) struct Occupancy<'a> {
@@ -29,11 +35,14 @@ pub(crate) struct Occupancy<'a> {
     capacity: Vec<u128>,
     line: usize,
     empty: Vec<u64>,
+    kinds: Option<&'a Kinds>,
+    newly: Vec<u128>,
+    folds: Vec<Option<Fold<'a>>>,
 }
 
 impl<'a> Occupancy<'a> {
     /// Nothing is held. O(L).
-    pub(crate) fn new(space: &'a CodeSpace) -> Self {
+    pub(crate) fn new(space: &'a CodeSpace, kinds: Option<&'a Kinds>) -> Self {
         let n_levels = space.n_levels();
         Self {
             space,
@@ -45,6 +54,9 @@ impl<'a> Occupancy<'a> {
             capacity: (0..=n_levels).map(|depth| space.capacity(depth)).collect(),
             line: space.n_codes()[n_levels - 1].div_ceil(BITS),
             empty: vec![0; space.n_codes()[n_levels - 1].div_ceil(BITS)],
+            kinds,
+            newly: Vec::new(),
+            folds: Vec::new(),
         }
     }
 
@@ -56,6 +68,8 @@ impl<'a> Occupancy<'a> {
         self.bits.clear();
         self.n_free.clear();
         self.taken.iter_mut().for_each(FxHashMap::clear);
+        self.newly.clear();
+        self.folds.clear();
     }
 
     /// Those held from the start that begin with a prefix. O(L + log N).
@@ -120,7 +134,7 @@ impl<'a> Occupancy<'a> {
     }
 
     /// Bits of those held below a prefix of L - 1 codes, given as its first word; none if all are.
-    pub(crate) fn held_bits(&mut self, first: u128) -> Option<&[u64]> {
+    fn held_bits(&mut self, first: u128) -> Option<&[u64]> {
         if self.is_empty(first) {
             return Some(&self.empty);
         }
@@ -130,7 +144,7 @@ impl<'a> Occupancy<'a> {
     }
 
     /// The same, if it was looked at before.
-    pub(crate) fn seen_bits(&self, first: u128) -> Option<&[u64]> {
+    fn seen_bits(&self, first: u128) -> Option<&[u64]> {
         let start = self.index.get(&first)? * self.line;
         Some(&self.bits[start..start + self.line])
     }
@@ -145,6 +159,58 @@ impl<'a> Occupancy<'a> {
         for (depth, taken) in self.taken.iter_mut().enumerate() {
             *taken.entry(self.space.first_word(&codes[..depth])).or_insert(0) += 1;
         }
+        if self.kinds.is_some() {
+            self.newly.push(self.space.first_word(&codes[..n_levels]));
+            self.folds.iter_mut().flatten().for_each(|fold| fold.take(codes));
+        }
+    }
+
+    /// What is held by kinds of codes, for a search that begins at a level; none if no codes are
+    /// alike.
+    fn fold(&mut self, from: usize) -> Option<&mut Fold<'a>> {
+        let kinds = self.kinds?;
+        if self.folds.len() <= from {
+            self.folds.resize_with(from + 1, || None);
+        }
+        let fold = &mut self.folds[from];
+        if fold.is_none() {
+            let held = self.held.iter().chain(&self.newly).copied();
+            *fold = Fold::new(kinds, from, self.space, held);
+        }
+        fold.as_mut()
+    }
+
+    /// Is any semantic ID free whose codes begin as `path`, from a level on by kind?
+    pub(crate) fn has_room_on(&mut self, path: &[u16], from: usize) -> bool {
+        match self.fold(from) {
+            Some(fold) => fold.has_room(path),
+            None => self.has_room(path),
+        }
+    }
+
+    /// Bits of the last codes, or kinds, with which nothing is free after a path of L - 1; none if
+    /// that is all.
+    pub(crate) fn full_bits_on(&mut self, path: &[u16], from: usize) -> Option<&[u64]> {
+        if self.kinds.is_some() {
+            return self.fold(from)?.full_bits(path);
+        }
+        self.held_bits(self.space.first_word(path))
+    }
+
+    /// The same, if it was looked at before.
+    pub(crate) fn seen_bits_on(&self, path: &[u16], from: usize) -> Option<&[u64]> {
+        if self.kinds.is_some() {
+            return self.folds.get(from)?.as_ref()?.seen_bits(path);
+        }
+        self.seen_bits(self.space.first_word(path))
+    }
+
+    /// The free semantic IDs of a whole path in the order of their codes, as long as `wants` more.
+    pub(crate) fn each_free_on(&mut self, path: &Id, from: usize, wants: impl FnMut(Id) -> bool) {
+        self.fold(from);
+        let Some(mut fold) = self.folds.get_mut(from).and_then(Option::take) else { return };
+        fold.each_free(path, |codes| self.is_free(codes), wants);
+        self.folds[from] = Some(fold);
     }
 
     /// Is a semantic ID free?

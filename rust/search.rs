@@ -15,6 +15,7 @@ use best::Best;
 use crate::codes::{CodeSpace, Id};
 use crate::distances::{Distances, Probe};
 use crate::interrupt::Interrupt;
+use crate::kinds::Kinds;
 use crate::occupancy::{is_set, Occupancy};
 
 /// A free semantic ID and the error that a row would have with it.
@@ -68,6 +69,10 @@ impl Ord for Branch {
 
 /// Searches one after the other, with the same buffers.
 ///
+/// Where codes of a level are alike, a search looks at kinds of codes from the first level that may
+/// change; only of a kind of semantic ID that is near enough, it lists the free ones. So a codebook
+/// that collapsed takes no more time than one with as many codes as this one has kinds.
+///
 /// Looking for the best two of K = (2, 4), below (0), with (1) to go:
 ///
 /// ```text
@@ -81,6 +86,8 @@ pub(crate) struct Search<'a, D: Distances + 'a> {
     distances: &'a D,
     space: &'a CodeSpace,
     interrupt: &'a Interrupt,
+    kinds: Option<&'a Kinds>,
+    from: usize,
     probe: D::Probe<'a>,
     branches: BinaryHeap<Branch>,
     lines: Vec<(f32, u16)>,
@@ -95,6 +102,8 @@ impl<'a, D: Distances> Search<'a, D> {
             distances,
             space,
             interrupt,
+            kinds: distances.kinds(),
+            from: 0,
             probe: distances.probe(),
             branches: BinaryHeap::new(),
             lines: Vec::new(),
@@ -118,6 +127,7 @@ impl<'a, D: Distances> Search<'a, D> {
             return &[];
         }
         let depth = prefix.len().min(self.space.n_levels() - 2);
+        self.from = depth;
         self.best.reset(n);
         self.branches.clear();
         self.probe.start(row, &prefix[..depth]);
@@ -128,7 +138,8 @@ impl<'a, D: Distances> Search<'a, D> {
             if f64::from(bound) > self.limit() || self.interrupt.is_asked() {
                 break;
             }
-            if self.is_above(&codes[..depth]) || !occupancy.has_room(&codes[..depth]) {
+            if self.is_above(&codes[..depth]) || !occupancy.has_room_on(&codes[..depth], self.from)
+            {
                 continue;
             }
             if depth + 2 < self.space.n_levels() {
@@ -183,7 +194,7 @@ impl<'a, D: Distances> Search<'a, D> {
         let held = |code: u16| {
             let mut line = codes;
             line[depth] = code;
-            occupancy.seen_bits(self.space.first_word(&line[..=depth]))
+            occupancy.seen_bits_on(&line[..=depth], self.from)
         };
         self.probe.lines(limit, held, &mut lines);
         lines.retain(|&(_, code)| code != first);
@@ -209,7 +220,7 @@ impl<'a, D: Distances> Search<'a, D> {
     /// Look at all leaves of a prefix of L - 1 codes.
     fn look(&mut self, row: usize, mut codes: Id, n: usize, occupancy: &mut Occupancy<'_>) {
         let last = self.space.n_levels() - 1;
-        let Some(held) = occupancy.held_bits(self.space.first_word(&codes[..last])) else { return };
+        let Some(held) = occupancy.full_bits_on(&codes[..last], self.from) else { return };
         self.probe.leaves(codes[last - 1], &mut self.leaves);
         let (limit, margin) = (above(self.limit()), self.probe.margin());
         self.near.clear();
@@ -227,8 +238,23 @@ impl<'a, D: Distances> Search<'a, D> {
         }
         for &(_, code) in &self.near {
             codes[last] = code;
-            let error = self.distances.error(row, &codes[..=last]);
-            self.best.add(Found { error, codes });
+            let Some(kinds) = self.kinds else {
+                let error = self.distances.error(row, &codes[..=last]);
+                self.best.add(Found { error, codes });
+                continue;
+            };
+            let first = kinds.first(self.from, &codes);
+            let error = self.distances.error(row, &first[..=last]);
+            let mut n_wanted = n;
+            occupancy.each_free_on(&codes, self.from, |codes| {
+                let found = Found { error, codes };
+                let is_wanted = n_wanted > 0 && !self.best.is_above(&found);
+                if is_wanted {
+                    self.best.add(found);
+                    n_wanted -= 1;
+                }
+                is_wanted
+            });
         }
     }
 }

@@ -68,7 +68,7 @@ def expect_all_placed(codes: np.ndarray[Any, Any], resolved: tuple[Any, ...]) ->
 
 @ALL_POLICIES
 @pytest.mark.parametrize("open_levels", [2, 3, 4])
-@pytest.mark.parametrize("share_alike", [0.0, 0.8])
+@pytest.mark.parametrize("share_alike", [0.0, 0.8, 1.0])
 def test_a_catalog_of_one_text_takes_seconds(
     policy: dict[str, Any], open_levels: int, share_alike: float
 ) -> None:

@@ -60,7 +60,7 @@ pub(super) struct Ranked {
 impl<'a, D: Distances> Resolver<'a, D> {
     fn desk(&self) -> Desk<'a, D> {
         Desk {
-            occupancy: Occupancy::new(self.space),
+            occupancy: Occupancy::new(self.space, self.distances.kinds()),
             search: Search::new(self.distances, self.space, self.interrupt),
             ladders: vec![Ladder::default(); self.codes.n_levels()],
         }

@@ -6,6 +6,7 @@ use super::products::{add_products, Products, Rounded};
 use super::{check_shape, least_place, margin, Distances, Probe, RowList, Table};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::kinds::Kinds;
 
 /// Distances computed from the latent and the codebooks, exact for whatever prefix an item moves to:
 /// the residual at a level is the latent minus the vectors of the codes above it.
@@ -18,6 +19,8 @@ use crate::interrupt::Interrupt;
 /// codebooks  [0]  a a | b b | c c        code a | b | c
 ///            [1]  d d | e e
 /// n_codes    3 2
+/// kinds      none                        codes that are alike; if there are any, all below is of kinds
+/// n_kinds    3 2
 /// turned     [0]  a b c | a b c          component 0 | 1
 ///            [1]  d e | d e
 /// squares    [0]  aa bb cc               squared norms
@@ -32,6 +35,8 @@ pub struct Latents<'a> {
     rows: RowList,
     codebooks: Vec<Table<'a>>,
     n_codes: Vec<usize>,
+    kinds: Option<Kinds>,
+    n_kinds: Vec<usize>,
     turned: Vec<Vec<f32>>,
     squares: Vec<Vec<f32>>,
     norms: Vec<f64>,
@@ -64,21 +69,31 @@ impl<'a> Latents<'a> {
         }
         let square =
             |row: &[f32]| row.iter().fold(0.0, |sum, &x| sum + f64::from(x) * f64::from(x));
-        let squares: Vec<Vec<f64>> = codebooks
+        let (n_levels, n_codes) = (codebooks.len(), codebooks.iter().map(Table::n_rows));
+        let n_codes: Vec<usize> = n_codes.collect();
+        let kinds = Kinds::new(&n_codes, |level, code| codebooks[level].row(code));
+        let vectors: Vec<Vec<&[f32]>> = codebooks
             .iter()
-            .map(|book| (0..book.n_rows()).map(|code| square(book.row(code))).collect())
+            .enumerate()
+            .map(|(level, book)| match &kinds {
+                None => (0..book.n_rows()).map(|code| book.row(code)).collect(),
+                Some(kinds) => kinds.firsts(level).map(|code| book.row(code)).collect(),
+            })
             .collect();
+        let squares = vectors.iter().map(|vectors| vectors.iter().map(|row| square(row)).collect());
+        let squares: Vec<Vec<f64>> = squares.collect();
         let norms = norms(&squares);
-        let n_levels = codebooks.len();
         let mut made = Self {
             latents,
             rows,
-            n_codes: codebooks.iter().map(Table::n_rows).collect(),
+            n_codes,
+            n_kinds: vectors.iter().map(Vec::len).collect(),
+            kinds,
             reach: norms.clone(),
             norms,
             squares: squares.iter().map(|s| s.iter().map(|&x| x as f32).collect()).collect(),
             products: std::iter::repeat_with(OnceLock::new).take(n_levels * n_levels).collect(),
-            turned: codebooks.iter().map(|book| turn(book, interrupt)).collect(),
+            turned: vectors.iter().map(|vectors| turn(vectors, width, interrupt)).collect(),
             codebooks: codebooks.to_vec(),
             interrupt,
         };
@@ -106,8 +121,8 @@ impl<'a> Latents<'a> {
     /// Products of a level with a deeper one, unless they are too many.
     fn products(&self, level: usize, deeper: usize) -> Option<&Products> {
         let make = || {
-            let (book, n_codes) = (&self.codebooks[level], self.n_codes[deeper]);
-            Products::new(book, &self.turned[deeper], n_codes, self.interrupt)
+            let vectors = (0..self.n_kinds[level]).map(|kind| self.vector(level, kind));
+            Products::new(vectors, &self.turned[deeper], self.n_kinds[deeper], self.interrupt)
         };
         self.products[level * self.n_codes.len() + deeper].get_or_init(make).as_ref()
     }
@@ -119,9 +134,16 @@ impl<'a> Latents<'a> {
             let line = products.line(usize::from(code));
             out.iter_mut().zip(line).for_each(|(sum, product)| *sum += product);
         } else {
-            let vector = self.codebooks[level].row(usize::from(code));
+            let vector = self.vector(level, usize::from(code));
             add_products(vector, 2.0, &self.turned[deeper], out);
         }
+    }
+
+    /// The vector of a kind.
+    fn vector(&self, level: usize, kind: usize) -> &'a [f32] {
+        let first = self.kinds.as_ref().map(|kinds| kinds.codes(level, kind as u16));
+        let code = first.map_or(kind, |codes| usize::from(codes[0]));
+        self.codebooks[level].row(code)
     }
 
     fn latent(&self, row: usize) -> &'a [f32] {
@@ -178,6 +200,10 @@ impl Distances for Latents<'_> {
         sum
     }
 
+    fn kinds(&self) -> Option<&Kinds> {
+        self.kinds.as_ref()
+    }
+
     /// O(E).
     fn alike(&self, a: usize, b: usize) -> bool {
         self.latent(a) == self.latent(b)
@@ -185,7 +211,7 @@ impl Distances for Latents<'_> {
 
     /// O(L E + K E).
     fn fill(&self, row: usize, prefix: &[u16], out: &mut Vec<f64>) {
-        let n_codes = self.n_codes[prefix.len()];
+        let n_codes = self.n_kinds[prefix.len()];
         out.clear();
         out.resize(n_codes, 0.0);
         for (component, &x) in self.latent(row).iter().enumerate() {
@@ -195,6 +221,10 @@ impl Distances for Latents<'_> {
                 let gap = left - f64::from(coordinate);
                 *sum += gap * gap;
             }
+        }
+        if let Some(kinds) = &self.kinds {
+            let of = kinds.of(prefix.len()).iter();
+            *out = of.map(|&kind| out[usize::from(kind)]).collect();
         }
     }
 
@@ -398,8 +428,7 @@ fn norms(squares: &[Vec<f64>]) -> Vec<f64> {
 }
 
 /// Component by component, as many as there are before it was asked to end. O(K E).
-fn turn(book: &Table<'_>, interrupt: &Interrupt) -> Vec<f32> {
-    let [n_codes, width] = book.shape;
-    let component = |e: usize| (0..n_codes).map(move |code| book.values[code * width + e]);
+fn turn(vectors: &[&[f32]], width: usize, interrupt: &Interrupt) -> Vec<f32> {
+    let component = |e: usize| vectors.iter().map(move |vector| vector[e]);
     (0..width).take_while(|_| !interrupt.is_asked()).flat_map(component).collect()
 }

@@ -1,6 +1,6 @@
 //! Products of the vectors of two levels, which are the same for all latents.
 
-use super::{least_place, Table};
+use super::least_place;
 use crate::interrupt::Interrupt;
 
 /// Products of two levels are kept up to this number: 16 MiB.
@@ -26,19 +26,19 @@ pub(super) struct Products {
 
 impl Products {
     /// None if there are too many, or no codes; anything, if asked to end. O(K K E).
-    pub(super) fn new(
-        book: &Table<'_>,
+    pub(super) fn new<'a>(
+        vectors: impl ExactSizeIterator<Item = &'a [f32]>,
         deeper: &[f32],
         n_codes: usize,
         interrupt: &Interrupt,
     ) -> Option<Self> {
-        if n_codes == 0 || book.n_rows().saturating_mul(n_codes) > MAX_PRODUCTS {
+        if n_codes == 0 || vectors.len().saturating_mul(n_codes) > MAX_PRODUCTS {
             return None;
         }
-        let mut values = vec![0.0; book.n_rows() * n_codes];
+        let mut values = vec![0.0; vectors.len() * n_codes];
         let lines = values.chunks_exact_mut(n_codes).take_while(|_| !interrupt.is_asked());
-        for (code, line) in lines.enumerate() {
-            add_products(book.row(code), 2.0, deeper, line);
+        for (vector, line) in vectors.zip(lines) {
+            add_products(vector, 2.0, deeper, line);
         }
         let least = |line: &[f32]| line.iter().copied().fold(f32::INFINITY, f32::min);
         let least: Vec<f32> = values.chunks_exact(n_codes).map(least).collect();
