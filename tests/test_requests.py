@@ -218,7 +218,7 @@ def test_broken_tables(
 def test_no_table_at_all(tmp_path: Path) -> None:
     path = tmp_path / "h.parquet"
     path.write_bytes(b"no table, although long")
-    with pytest.raises(DataError, match=r"expected a Parquet file, got .*; check the file"):
+    with pytest.raises(DataError, match=r"expected a Parquet file, got .*; write it again"):
         list(read_requests(path))
 
 

@@ -3,6 +3,7 @@
     files    atomic writes, removal that a kill cannot hurt, JSON
     stamps   a stage's folder: its fingerprint, and the hash of each file that it left
     arrays   numpy files: read with their faults in words, made with their room on the disk
+    vetting  Parquet files of others, tried in a process of their own
     lock     one process at a time writes a run
 
 Every write is atomic: a reader sees the old file, the new one or none, never half of one. This room
@@ -34,6 +35,7 @@ from mql4grec.artifacts.stamps import (
     require_own,
     told_of,
 )
+from mql4grec.artifacts.vetting import vet_parquet
 
 __all__ = [
     "STAMP",
@@ -57,6 +59,7 @@ __all__ = [
     "sole_writer",
     "sync",
     "told_of",
+    "vet_parquet",
     "write_json",
     "write_text",
 ]

@@ -10,13 +10,14 @@ import itertools
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from mql4grec.errors import DataError
+from mql4grec.artifacts import vet_parquet
+from mql4grec.errors import DataError, short, short_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FIELDS = ("user_id", "history", "only", "without")
 LINES = ("", ".json", ".jsonl", ".ndjson")  # no suffix: a pipe
 STANDARD_INPUT = Path("-")
+LONGEST_LINE = 1 << 26  # characters
 PART = 1 << 14  # rows of a table that are in memory together
 
 
@@ -102,7 +104,7 @@ def _read_lines(path: Path) -> Iterator[Request]:
     number = 0
     try:
         with _open(path) as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(_bounded(lines, name), start=1):
                 if line.strip():
                     yield _parse(line, place=f"`{name}`, line {number}")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as err:
@@ -112,19 +114,35 @@ def _read_lines(path: Path) -> Iterator[Request]:
         ) from err
 
 
-def _open(path: Path) -> AbstractContextManager[Iterable[str]]:
+def _bounded(lines: TextIO, name: str) -> Iterator[str]:
+    """Give lines one by one; a compressed one of a few bytes may be longer than the memory."""
+    for number in itertools.count(1):
+        line = lines.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise DataError(
+                f"`{name}`, line {number}: expected at most {LONGEST_LINE:,} characters, got more; "
+                "write one history in each line"
+            )
+        yield line
+
+
+def _open(path: Path) -> AbstractContextManager[TextIO]:
     if path == STANDARD_INPUT:
         return nullcontext(sys.stdin)
     if path.suffix == ".gz":
         import gzip
 
-        return gzip.open(path, "rt", encoding="utf-8")
+        return cast("AbstractContextManager[TextIO]", gzip.open(path, "rt", encoding="utf-8"))
     return path.open(encoding="utf-8-sig")
 
 
 def _parse(line: str, *, place: str) -> Request:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_each_once)
+    except _KeyTwiceError as err:
+        raise DataError(f"{place}: expected every field once, got {err} twice; drop one") from err
     except (ValueError, RecursionError) as err:
         raise DataError(
             f"{place}: expected JSON, got {line[:60]!r}; correct or delete the line"
@@ -137,6 +155,18 @@ def _parse(line: str, *, place: str) -> Request:
             'write ["ID", "ID"] or {"history": ["ID", "ID"]}'
         )
     return _request(value, place=place)
+
+
+class _KeyTwiceError(Exception):
+    pass
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _KeyTwiceError(short(next(name for name in names if names.count(name) > 1)))
+    return found
 
 
 def _read_parquet(path: Path) -> Iterator[Request]:
@@ -152,6 +182,9 @@ def _parts(path: Path) -> Iterator[pl.DataFrame]:
     """
     import polars as pl
 
+    if not path.is_file():
+        raise DataError(f"`{path}`: expected a Parquet file, got no such file; check the path")
+    vet_parquet([path])
     try:
         table = pl.scan_parquet(path, glob=False)
         columns = _columns(table.collect_schema(), path)
@@ -159,7 +192,7 @@ def _parts(path: Path) -> Iterator[pl.DataFrame]:
         for start in range(0, n_rows, PART):
             yield table.select(columns).slice(start, PART).collect()
     except (OSError, pl.exceptions.PolarsError) as err:
-        message = str(err).splitlines()[0]
+        message = short_text(str(err).splitlines()[0])
         raise DataError(
             f"`{path}`: expected a Parquet file, got {message}; check the file"
         ) from err
@@ -192,13 +225,14 @@ def _request(record: dict[str, Any], *, place: str) -> Request:
     """Check the fields of one request; what is null is not there."""
     if unknown := [name for name in record if name not in FIELDS]:
         raise DataError(
-            f"{place}: expected the fields {', '.join(FIELDS)}, got {unknown[0]!r}; "
+            f"{place}: expected the fields {', '.join(FIELDS)}, got {short(unknown[0])}; "
             "rename or remove it"
         )
     user_id = record.get("user_id")
     if user_id is not None and not _is_id(user_id):
         raise DataError(
-            f"{place}, `user_id`: expected a string or a whole number, got {user_id!r}; change it"
+            f"{place}, `user_id`: expected a string or a whole number, got {short(user_id)}; "
+            "change it"
         )
     only = record.get("only")
     return Request(

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from mql4grec.artifacts import vet_parquet
 from mql4grec.errors import DataError
 
 SUFFIXES = {
@@ -115,6 +116,7 @@ def column_names(path: Path) -> list[str]:
     """
     kind = table_kind(path)
     if kind == "parquet":
+        vet_parquet([path])
         return list(pl.read_parquet_schema(path))
     if kind == "lines":
         with _open(path) as file:

@@ -97,12 +97,20 @@ def read_shards(folder: Path) -> Shards:
     import polars as pl
 
     facts = artifacts.read_json(folder / LISTING, made_by=MADE_BY)
-    n_rows, n_codes = int(facts["n_rows"]), tuple(map(int, facts["n_codes"]))
+    with artifacts.reading(folder / LISTING, made_by=MADE_BY):
+        n_rows, n_codes = int(facts["n_rows"]), tuple(map(int, facts["n_codes"]))
+        numbers = range(int(facts["n_shards"]))
+        dataset, modality = str(facts["dataset"]), facts["modality"]
+    paths = [
+        artifacts.require(folder / f"part-{number:05d}.parquet", made_by=MADE_BY)
+        for number in numbers
+    ]
+    if artifacts.told_of(folder / LISTING) is None:
+        artifacts.vet_parquet(paths)
     codes = np.zeros((n_rows, len(n_codes)), np.uint16)
     present = np.zeros(n_rows, np.bool_)
     names: list[pl.DataFrame] = []
-    for number in range(facts["n_shards"]):
-        path = artifacts.require(folder / f"part-{number:05d}.parquet", made_by=MADE_BY)
+    for path in paths:
         table = _read_shard(path, n_codes=n_codes, n_rows=n_rows)
         rows = table["row"].to_numpy()
         codes[rows] = table["codes"].to_numpy()
@@ -110,8 +118,8 @@ def read_shards(folder: Path) -> Shards:
         if "item_id" in table.columns:
             names.append(table.select("row", "item_id"))
     ids = SemanticIds(
-        dataset=facts["dataset"],
-        modality=facts["modality"],
+        dataset=dataset,
+        modality=modality,
         codes=codes,
         n_codes=n_codes,
         present=present,

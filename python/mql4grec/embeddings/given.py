@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mql4grec.artifacts import fingerprint
+from mql4grec.artifacts import fingerprint, vet_parquet
 from mql4grec.config import Modality
 from mql4grec.errors import DataError
 
@@ -132,7 +132,10 @@ def _list_files(path: Path) -> list[Path]:
         files = sorted(path.glob("*.parquet"))
         if not files:
             raise DataError(f"`{path}`: expected a folder of `.parquet` files, got none")
+        vet_parquet(files)
         return files
+    if path.is_file() and path.suffix == ".parquet":
+        vet_parquet([path])
     if path.suffix not in (".npy", ".parquet"):
         raise DataError(
             f"`{path}`: expected a `.npy` file, a `.parquet` file, or a folder of them, got "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mql4grec.artifacts import atomic_path
+from mql4grec.artifacts import atomic_path, require, told_of, vet_parquet
 from mql4grec.decoding import Rankings
 from mql4grec.errors import DataError
 
@@ -102,6 +102,10 @@ def read_rankings(path: Path, *, user_ids: Sequence[str], item_ids: Sequence[str
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
+        if told_of(path) is not None:
+            require(path, made_by="evaluate")
+        elif path.is_file():
+            vet_parquet([path])
         table = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as err:
         raise DataError(f"`{path}`: expected a Parquet file, got {err}; check the path") from err

@@ -182,9 +182,13 @@ def load_ids(context: Context, shop: DatasetSettings) -> dict[Modality, Semantic
         facts = artifacts.read_json(
             folder / f"{shop.name}.{modality}.json", made_by="generate-codes"
         )
-        if path.exists():
+        if path.exists() or artifacts.told_of(path):
             ids, _ = codes.read_index(
-                path, dataset=shop.name, modality=modality, n_items=n_items, shared="refuse"
+                artifacts.require(path, made_by="generate-codes"),
+                dataset=shop.name,
+                modality=modality,
+                n_items=n_items,
+                shared="refuse",
             )
         else:
             ids = codes.read_shards(path.with_suffix(".parquet")).ids

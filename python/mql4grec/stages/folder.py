@@ -38,6 +38,9 @@ def require_own(settings: Settings, places: Iterable[str]) -> None:
     for stage in stages:
         artifacts.require_own(stage)
     is_ours = any(artifacts.read_stamp(stage) is not None for stage in stages)
+    for path in (folder / SETTINGS, folder / LOG):
+        if path.exists() and not path.is_file():
+            raise _not_ours(path)
     if not is_ours:  # earlier versions wrote no header
         _require_beginning(folder / SETTINGS, HEADER)
         _require_event(folder / LOG)
