@@ -11,6 +11,7 @@
 
 mod blocks;
 mod ladder;
+mod left_over;
 mod resolver;
 
 use resolver::Resolver;
@@ -19,6 +20,7 @@ use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::distances::Distances;
 use crate::error::{Error, Result};
 use crate::interrupt::{Interrupt, STEP};
+use crate::memory;
 use crate::sorting::{sharing, Sorted};
 use crate::threads::{in_threads, useful_threads};
 
@@ -124,14 +126,16 @@ pub struct Groups {
 /// Find the rows that share a semantic ID. O(N L), and a sort of those rows alone.
 ///
 /// # Errors
-/// If it was asked to end.
+/// If it was asked to end, or there is not enough memory.
 pub fn find_collisions(
     codes: Codes<'_>,
     n_threads: usize,
     interrupt: &Interrupt,
 ) -> Result<Groups> {
     let shared = sharing(codes, &CodeSpace::around(codes), n_threads, interrupt)?;
-    let mut groups = Groups { offsets: vec![0], rows: Vec::with_capacity(shared.len()) };
+    let mut groups =
+        Groups { offsets: memory::room(shared.len() / 2 + 1)?, rows: memory::room(shared.len())? };
+    groups.offsets.push(0);
     for run in shared.runs(0..shared.len()).take_while(|_| !interrupt.is_asked()) {
         groups.rows.extend(run.map(|place| shared.row(place)));
         groups.offsets.push(groups.rows.len());
@@ -143,7 +147,7 @@ pub fn find_collisions(
 /// Count the distinct prefixes of 1 to L codes, (L). O(N L + N log N).
 ///
 /// # Errors
-/// If it was asked to end.
+/// If it was asked to end, or there is not enough memory.
 pub fn count_prefixes(
     codes: Codes<'_>,
     n_threads: usize,
@@ -209,6 +213,9 @@ impl RowRules<'_> {
     }
 }
 
+/// Bytes for each row that shares its codes: its rank, the semantic IDs listed for it, where it went.
+const MOVING_BYTES: usize = 256;
+
 /// Semantic IDs without collisions.
 ///
 /// Of three items (1, 1), (1, 1), (0, 2), the second moved to (1, 0):
@@ -235,7 +242,8 @@ pub struct Resolution {
 ///
 /// # Errors
 /// If codes, rules or plan do not fit, two frozen rows share codes, a row that has to be ranked
-/// has numbers that cannot be, there are more rows than semantic IDs, or it was asked to end.
+/// has numbers that cannot be, there are more rows than semantic IDs, it was asked to
+/// end, or there is not enough memory.
 pub fn resolve_collisions<D: Distances>(
     codes: Codes<'_>,
     space: &CodeSpace,
@@ -258,11 +266,11 @@ pub fn resolve_collisions<D: Distances>(
     let depth = space.n_levels().saturating_sub(plan.open_levels);
     let n_threads = useful_threads(plan.n_threads, codes.n_rows());
     let pieces = resolver.pieces(depth, n_threads);
-    resolver.check(pieces.clone(), n_threads)?;
+    memory::expect(resolver.check(pieces.clone(), n_threads)?, MOVING_BYTES)?;
     let moves = in_threads(pieces, n_threads, |piece| resolver.piece(piece, depth));
     interrupt.check()?;
 
-    let mut resolved = codes.data().to_vec();
+    let mut resolved = memory::copied(codes.data())?;
     let mut left_over = Vec::new();
     let mut moved = Vec::new();
     for piece in moves {

@@ -13,6 +13,7 @@ pub use tensor::DistanceTensor;
 
 use crate::error::{Error, Result};
 use crate::kinds::Kinds;
+use crate::memory;
 
 /// What the resolver asks about an item. Rows are below N, codes below their level's K.
 pub trait Distances: Sync {
@@ -121,10 +122,10 @@ impl RowList {
     /// Number some of N rows. O(N / 64 + rows).
     ///
     /// # Errors
-    /// If they do not ascend, or one is not below N.
+    /// If they do not ascend, one is not below N, or there is not enough memory.
     pub fn some(rows: &[i64], n_rows: usize) -> Result<Self> {
         let mut least = 0;
-        let mut listed = vec![(0, 0); n_rows.div_ceil(64)];
+        let mut listed = memory::filled((0_u64, 0), n_rows.div_ceil(64))?;
         for (place, &row) in rows.iter().enumerate() {
             if row < least || row as usize >= n_rows {
                 return Err(Error::RowList { n_rows, got: row, place });

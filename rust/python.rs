@@ -123,8 +123,10 @@ fn wrong_type<T: Element, D: Dimension>(what: &str, object: &Bound<'_, PyAny>) -
     ))
 }
 
-fn to_rows<'py>(py: Python<'py>, rows: &[usize]) -> Rows<'py> {
-    rows.iter().map(|&row| row as i64).collect::<Vec<i64>>().into_pyarray(py)
+fn to_rows<'py>(py: Python<'py>, rows: &[usize]) -> PyResult<Rows<'py>> {
+    let mut numbers = memory::room(rows.len())?;
+    numbers.extend(rows.iter().map(|&row| row as i64));
+    Ok(numbers.into_pyarray(py))
 }
 
 fn to_table<'py, T: Element>(
@@ -142,7 +144,7 @@ fn to_resolved<'py>(
     resolution: Resolution,
 ) -> PyResult<Resolved<'py>> {
     let codes = to_table(py, shape, resolution.codes)?;
-    Ok((codes, to_rows(py, &resolution.moved), resolution.costs.into_pyarray(py)))
+    Ok((codes, to_rows(py, &resolution.moved)?, resolution.costs.into_pyarray(py)))
 }
 
 /// How many threads to use: as many as asked for, or as there are cores.
@@ -209,7 +211,7 @@ fn find_collisions<'py>(
     let groups = interruptible(py, table.data().len(), |interrupt| {
         collision::find_collisions(table, n_threads, interrupt)
     })?;
-    Ok((to_rows(py, &groups.offsets), to_rows(py, &groups.rows)))
+    Ok((to_rows(py, &groups.offsets)?, to_rows(py, &groups.rows)?))
 }
 
 /// Count the distinct prefixes of 1 to L codes.

@@ -37,6 +37,19 @@ pub(super) struct Outcome {
     pub(super) left_over: Vec<usize>,
 }
 
+/// What was found in some buckets before any row moved.
+///
+/// ```text
+/// frozen     (3, 8)    the lowest two frozen rows that share their codes
+/// bad        5         the lowest row that cannot be ranked
+/// n_sharing  70        rows that share their codes
+/// ```
+struct Faults {
+    frozen: Option<(usize, usize)>,
+    bad: Option<usize>,
+    n_sharing: usize,
+}
+
 /// What a thread keeps from bucket to bucket.
 pub(super) struct Desk<'a, D: Distances> {
     pub(super) occupancy: Occupancy<'a>,
@@ -58,7 +71,7 @@ pub(super) struct Ranked {
 }
 
 impl<'a, D: Distances> Resolver<'a, D> {
-    fn desk(&self) -> Desk<'a, D> {
+    pub(super) fn desk(&self) -> Desk<'a, D> {
         Desk {
             occupancy: Occupancy::new(self.space, self.distances.kinds()),
             search: Search::new(self.distances, self.space, self.interrupt),
@@ -71,27 +84,30 @@ impl<'a, D: Distances> Resolver<'a, D> {
         resolved[row * n_levels..][..n_levels].copy_from_slice(&codes[..n_levels]);
     }
 
-    fn rows(&self, run: Range<usize>) -> impl Iterator<Item = usize> + 'a {
+    pub(super) fn rows(&self, run: Range<usize>) -> impl Iterator<Item = usize> + 'a {
         let sorted = self.sorted;
         run.map(move |place| sorted.row(place))
     }
 
-    /// Check all groups before any row moves, and name the lowest bad row of all.
-    pub(super) fn check(&self, pieces: Vec<Range<usize>>, n_threads: usize) -> Result<()> {
+    /// Check all groups before any row moves, and name the lowest bad row of all. Returns how many
+    /// rows share their codes.
+    pub(super) fn check(&self, pieces: Vec<Range<usize>>, n_threads: usize) -> Result<usize> {
         let faults = in_threads(pieces, n_threads, |piece| self.faults(piece));
         self.interrupt.check()?;
-        let (frozen, bad): (Vec<_>, Vec<_>) = faults.into_iter().unzip();
-        if let Some((first, second)) = frozen.into_iter().flatten().min() {
+        if let Some((first, second)) = faults.iter().filter_map(|faults| faults.frozen).min() {
             return Err(Error::FrozenCollision { first, second });
         }
-        bad.into_iter().flatten().min().map_or(Ok(()), |row| self.distances.check(row))
+        if let Some(row) = faults.iter().filter_map(|faults| faults.bad).min() {
+            self.distances.check(row)?;
+        }
+        Ok(faults.iter().map(|faults| faults.n_sharing).sum())
     }
 
-    /// In some buckets, the lowest two frozen rows that share codes, and the lowest bad row.
-    fn faults(&self, piece: Range<usize>) -> (Option<(usize, usize)>, Option<usize>) {
-        let (mut frozen_pair, mut bad) = (None, None);
+    fn faults(&self, piece: Range<usize>) -> Faults {
+        let (mut frozen_pair, mut bad, mut n_sharing) = (None, None, 0);
         let goes_on = |_: &Range<usize>| !self.interrupt.is_asked();
         for run in self.sorted.runs(piece).take_while(goes_on).filter(|run| run.len() > 1) {
+            n_sharing += run.len();
             let mut frozen = None;
             for row in self.rows(run) {
                 if self.interrupt.is_asked() {
@@ -110,7 +126,7 @@ impl<'a, D: Distances> Resolver<'a, D> {
                 }
             }
         }
-        (frozen_pair, bad)
+        Faults { frozen: frozen_pair, bad, n_sharing }
     }
 
     /// Ranges of whole buckets, several for each thread.
@@ -298,7 +314,12 @@ impl<'a, D: Distances> Resolver<'a, D> {
 
     /// The published rule: keep as many of a row's codes, at least `depth`, as leave room below them;
     /// from there down, the nearest codes with room.
-    fn stepwise(&self, row: usize, depth: usize, desk: &mut Desk<'a, D>) -> Option<Found> {
+    pub(super) fn stepwise(
+        &self,
+        row: usize,
+        depth: usize,
+        desk: &mut Desk<'a, D>,
+    ) -> Option<Found> {
         let n_levels = self.codes.n_levels();
         let mut codes = self.own(row);
         let has_room = |&kept: &usize| desk.occupancy.has_room(&codes[..kept]);
@@ -333,69 +354,5 @@ impl<'a, D: Distances> Resolver<'a, D> {
         }
         self.distances.fill(row, &codes[..level], ladder.reset(row, &codes[..level]));
         ladder.first(has_room)
-    }
-
-    /// Rows whose buckets were full, one after the other, in the room that is left anywhere.
-    pub(super) fn place_left_over(
-        &self,
-        rows: &[usize],
-        depth: usize,
-        resolved: &[u16],
-        moved: &[usize],
-    ) -> Vec<(usize, Option<Id>)> {
-        let n_levels = self.codes.n_levels();
-        // What a whole group gave up is free again; what those left over had is held by others.
-        let stays = |row: usize| resolved[row * n_levels..][..n_levels] == *self.codes.row(row);
-        let is_held = |run: &Range<usize>| run.len() == 1 || self.rows(run.clone()).any(stays);
-        let goes_on = |_: &Range<usize>| !self.interrupt.is_asked();
-        let runs = self.sorted.runs(0..self.sorted.len()).take_while(goes_on);
-        let before = runs.filter(is_held);
-        let mut held: Vec<u128> = before.map(|run| self.sorted.word(run.start)).collect();
-        let word = |&row: &usize| self.space.first_word(&resolved[row * n_levels..][..n_levels]);
-        held.extend(moved.iter().map(word));
-        self.interrupt.sort(&mut held);
-        held.dedup();
-        let mut desk = self.desk();
-        desk.occupancy.reset(held.into_iter());
-        if self.plan.policy != Policy::Paper {
-            return self.place_nearest(rows, depth, &mut desk);
-        }
-        let mut place = |&row: &usize| {
-            let found = self.stepwise(row, 0, &mut desk).map(|found| found.codes);
-            if let Some(codes) = &found {
-                desk.occupancy.take(codes);
-            }
-            (row, found)
-        };
-        rows.iter().take_while(|_| !self.interrupt.is_asked()).map(&mut place).collect()
-    }
-
-    /// Rows alike in codes and numbers together, below the longest prefix that has room.
-    fn place_nearest(
-        &self,
-        rows: &[usize],
-        depth: usize,
-        desk: &mut Desk<'a, D>,
-    ) -> Vec<(usize, Option<Id>)> {
-        let mut placed = Vec::with_capacity(rows.len());
-        let alike = |&a: &usize, &b: &usize| {
-            self.codes.row(a) == self.codes.row(b) && self.distances.alike(a, b)
-        };
-        for run in rows.chunk_by(alike) {
-            let (own, mut rest) = (self.own(run[0]), run);
-            while let [first, ..] = rest {
-                let kept = (0..depth).rev().find(|&kept| desk.occupancy.has_room(&own[..kept]));
-                let kept = kept.filter(|_| !self.interrupt.is_asked());
-                let found = kept.map(|kept| self.take(*first, &own[..kept], rest.len(), desk));
-                let Some(found) = found.filter(|found| !found.is_empty()) else {
-                    placed.extend(rest.iter().map(|&row| (row, None)));
-                    break;
-                };
-                let (here, after) = rest.split_at(found.len());
-                placed.extend(here.iter().copied().zip(found.into_iter().map(Some)));
-                rest = after;
-            }
-        }
-        placed
     }
 }
