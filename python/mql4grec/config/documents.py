@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
 from typing import Any
 
 import yaml
 
+from mql4grec.errors import short
+
 MOST_BYTES = 1 << 20  # of a file; ours have some 5,000
 DEEPEST = 50
-MOST_NODES = 100_000  # with what aliases stand for written out
+MOST_NODES = 10_000  # with what aliases stand for written out; ours have some 300
+LONGEST_NUMBER = 100  # characters; PyYAML takes minutes for 1:1:1:... of a few hundred kB
+IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
+NUMBERS = {f"tag:yaml.org,2002:{name}" for name in ("int", "float")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,23 +42,34 @@ class _Loader(yaml.SafeLoader):
             )
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Make a mapping in which no key stands twice."""
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Compose a mapping in which no key stands twice.
+
+        Looked at here and not when values are made: merges (`<<`) have been written out by then.
+        """
+        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
         known = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in known:
-                    problem = f"the key {key.value[:40]!r} twice"
+                    problem = f"the key {short(key.value)} twice"
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
                 known.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Make a value; a number or date that Python cannot read is a fault with its line."""
+        """Make a value; what Python, or no name of a file, can hold is a fault with its line."""
+        if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+            problem = f"a number of more than {LONGEST_NUMBER} digits"
+            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         except (ValueError, OverflowError) as err:
             raise yaml.MarkedYAMLError(None, None, str(err), node.start_mark) from err
+        if isinstance(value, str) and IMPOSSIBLE.search(value):
+            problem = f"a text that nothing can be named after, {short(value)}"
+            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)
+        return value
 
 
 def parse(text: str) -> Any:

@@ -14,6 +14,8 @@ from mql4grec.config.documents import MOST_BYTES, parse
 from mql4grec.config.records import Settings
 from mql4grec.errors import ConfigError, short, short_text
 
+MOST_TOLD = 50  # faults of settings
+
 
 def demo_config() -> Path:
     """Give the settings file of the embedded demo shop, the default of the command line."""
@@ -114,7 +116,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _place(node: list[Any], key: str, override: str) -> int:
-    if key.isdigit() and int(key) < len(node):
+    if key in map(str, range(len(node))):
         return int(key)
     raise ConfigError(
         f"`--set {short_text(override)}`: expected a number from 0 to {len(node) - 1}, got "
@@ -127,19 +129,21 @@ def _explain(error: ValidationError, path: Path) -> str:
     faults = error.errors()
     # A fault inside a list also makes the list too short; only the inner one helps.
     outer = {fault["loc"][:n] for fault in faults for n in range(1, len(fault["loc"]))}
+    inner = [fault for fault in faults if fault["loc"] not in outer]
     lines = [
         _explain_one(fault["loc"], fault["type"], fault["msg"], fault.get("input"))
-        for fault in faults
-        if fault["loc"] not in outer
+        for fault in inner[:MOST_TOLD]
     ]
-    return f"`{path}`: {len(lines)} wrong setting(s)\n" + "\n".join(f"  {line}" for line in lines)
+    if len(inner) > MOST_TOLD:
+        lines.append(f"and {len(inner) - MOST_TOLD:,} more")
+    return f"`{path}`: {len(inner)} wrong setting(s)\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _explain_one(place: Sequence[int | str], kind: str, message: str, value: Any) -> str:
-    name = ".".join(map(str, place))
+    name = ".".join(short_text(str(part)) for part in place)
     if kind == "extra_forbidden":
         known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        near = difflib.get_close_matches(str(place[-1])[:80], known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(known))}"
         return f"`{name}`: unknown setting; {hint}"
     if kind == "missing":
