@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Journal:
         self._console = console
         self._tensorboard = tensorboard
         self._writer: Any = None
+        self._is_lost = False
 
     def log(self, event: str, /, *, step: int | None = None, **values: Any) -> None:
         """Append one line to `log.jsonl`; with `step`, numbers go to TensorBoard too.
@@ -82,13 +84,33 @@ class Journal:
             step: The x axis: an epoch or an optimizer step.
             values: JSON values; of lists every number has a curve of its own.
         """
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            record = {"time": round(time.time(), 3), "event": event, "step": step, **values}
-            with self._path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        if self._tensorboard is not None and step is not None:
-            self._write_scalars(event, step, values)
+        record = {"time": round(time.time(), 3), "event": event, "step": step, **values}
+        with self._unless_lost():
+            self._append(json.dumps(record) + "\n")
+            if self._tensorboard is not None and step is not None:
+                self._write_scalars(event, step, values)
+
+    def _append(self, line: str) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(line)
+
+    @contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        """Let work go on without its journal where that cannot be written; once that is told."""
+        try:
+            yield
+        except OSError as err:
+            if not self._is_lost:
+                self._is_lost = True
+                told = err.strerror or err
+                message = f"`{self._path}`: {told}; going on, lines of the journal are lost"
+                if self._console is None:
+                    warnings.warn(message, stacklevel=4)
+                else:
+                    self._console.print(message, markup=False, highlight=False)
 
     def _write_scalars(self, event: str, step: int, values: dict[str, Any]) -> None:
         if self._writer is None:
