@@ -133,6 +133,9 @@ def test_faults_of_the_machine_say_what_to_do() -> None:
     assert "smaller batches" in (mendable(RuntimeError(words)) or "")
     assert mendable(RuntimeError("a bug")) is None
     assert mendable(OSError("a bug")) is None
+    full = "No space left on device; free some room on the disk and run the same command again"
+    for error in (OSError("4096 requested and 96 written"), ValueError("I/O (os error 28)")):
+        assert mendable(error) == full  # numpy's, and that of a library in Rust
     assert mendable(ConfigError("`a`: \x1b[2J")) == "`a`: \\u001b[2J"
 
 
@@ -180,6 +183,48 @@ def test_a_signal_ends_quietly_at_any_time(tmp_path: Path, number: int, seconds:
         _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert told.strip() == "stopped; the same command goes on where it was"
+
+
+def test_ctrl_c_of_a_terminal_reaches_workers_and_all_end_quietly(tmp_path: Path) -> None:
+    options = tiny.as_options(tiny.overrides(tmp_path / "run", "catalog.datasets.0.n_items=2000"))
+    command = [sys.executable, "-m", "mql4grec", "run", "--quiet", *options]
+    command += ["--set", "runtime.n_workers=2"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not list((tmp_path / "run" / "embeddings").glob("*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.strip() == "stopped; the same command goes on where it was"
+
+
+def test_a_worker_that_fails_while_all_stop_is_no_fault(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from mql4grec import __main__, cli, signals\n"
+        "def work():\n"
+        "    signals.begin()\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally: raise RuntimeError('DataLoader worker exited unexpectedly')\n"
+        "cli.main = work; __main__.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 143
+    assert done.stderr.strip() == "stopped; the same command goes on where it was"
+
+
+def test_an_end_of_file_that_nobody_expected_is_a_bug_with_its_traceback() -> None:
+    code = (
+        "import sys; from mql4grec.cli import commands\n"
+        "def settings(*_): raise EOFError('cut')\n"
+        "commands.settings_of = settings; sys.argv = ['mql4grec', 'check']; commands.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("EOFError: cut")
 
 
 def is_ready(pid: int) -> bool:

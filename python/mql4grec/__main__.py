@@ -12,6 +12,10 @@ def main() -> None:
         cli.main()
     except (signals.Stopped, KeyboardInterrupt) as err:
         signals.end(err.args[0] if err.args else None)
+    except Exception:
+        if not signals.is_stopping():
+            raise
+        signals.end(None)
 
 
 if __name__ == "__main__":

@@ -39,12 +39,17 @@ def begin() -> None:
     _State.begun = True
 
 
+def is_stopping() -> bool:
+    """Tell whether a signal has come; what then fails, such as a worker, is no fault of its own."""
+    return bool(_State.code)
+
+
 def end(code: object) -> None:
     """Tell of a `Stopped` that has come up, and leave."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
     _tell()
-    sys.exit(code if isinstance(code, int) else 128 + signal.SIGINT)
+    sys.exit(code if isinstance(code, int) else _State.code or 128 + signal.SIGINT)
 
 
 def _tell() -> None:

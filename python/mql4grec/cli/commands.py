@@ -23,7 +23,6 @@ from mql4grec.cli.options import (
 from mql4grec.cli.recommending import recommend
 from mql4grec.cli.remedies import mendable
 from mql4grec.cli.tables import print_collisions, print_quality, print_results, print_seeds
-from mql4grec.errors import Mql4grecError
 
 if TYPE_CHECKING:
     from mql4grec.config import Settings
@@ -45,9 +44,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks
     try:
         app()
-    except (Mql4grecError, OSError, MemoryError, RuntimeError) as err:
+    except SystemExit as err:
+        if isinstance(cause := getattr(err.__context__, "__cause__", None), EOFError):
+            raise cause from None  # typer has said "Aborted!" of a bug of ours
+        raise
+    except Exception as err:
         told = mendable(err)
-        if told is None:
+        if told is None or signals.is_stopping():
             raise
         print(f"error: {told}", file=sys.stderr)
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ import typer
 from mql4grec import signals
 from mql4grec.cli.options import ConfigOption, SetOption, journal_of, settings_of
 from mql4grec.cli.tables import print_recommendation
-from mql4grec.errors import ConfigError, DataError
+from mql4grec.errors import ConfigError, DataError, short
 
 if TYPE_CHECKING:
     from mql4grec.catalog import Request
@@ -96,6 +97,8 @@ def recommend(
         print(f"{write_recommendations(out, found):,} histories: {out}")
         return
     if as_json:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal's is
         for one in found:
             print(spell(one))
     else:
@@ -173,6 +176,6 @@ def _telling_unknown(
         if count:
             print(
                 f"{name}: left out {count:,} ids that `{run.shop.name}` does not have, the first "
-                f"{unknown[name][:5]}",
+                f"[{', '.join(map(short, unknown[name][:5]))}]",
                 file=sys.stderr,
             )
