@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 
 from mql4grec.config import DatasetSettings, Settings
+from mql4grec.stages import needs
 from mql4grec.stages.context import encoded, given_index
 from mql4grec.stages.limits import left_out, read_sizes, refusals
 
@@ -46,7 +48,16 @@ def look_at_sizes(settings: Settings, *, prepared: Collection[str]) -> tuple[lis
     faults = [fault for _, fault in refusals(settings, sizes)]
     own = sizes.get(settings.target.name)
     absent = {} if own is None else left_out(settings, own)
-    return faults, [f"left out: {name}, {why}" for name, why in absent.items()]
+    notes = [f"left out: {name}, {why}" for name, why in absent.items()]
+    if len(sizes) == len(settings.catalog.datasets):
+        place = next(one for one in (settings.folder, *settings.folder.parents) if one.exists())
+        notes += needs.explain(
+            needs.needs(settings, sizes),
+            memory=needs.memory_here(),
+            disk=shutil.disk_usage(place).free,
+            settings=settings,
+        )
+    return faults, notes
 
 
 def _missing_files(shop: DatasetSettings) -> Iterator[str]:
