@@ -164,6 +164,23 @@ def test_pages_show_control_characters_and_obey_none() -> None:
     assert page == ('<p title="\\u009b&quot;&#x27;&lt;\\ud800">\\u009b\\u202e&lt;b&gt;\\ud800</p>')
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_json_is_utf8_whatever_the_encoding_of_the_terminal(encoding: str) -> None:
+    code = (
+        "import sys; from mql4grec import serving\n"
+        "from mql4grec.cli import commands, recommending\n"
+        "from mql4grec.report import Recommendation\n"
+        "odd = '\\xe9\\u4e2d\\u2028\\x9b\\ud800'\n"
+        "serving.open_run = lambda *_, **__: None\n"
+        "serving.recommend = lambda *_, **__: [Recommendation((odd,), (odd,), (odd,), (0.5,))]\n"
+        "recommending._telling_unknown = lambda found, *_: found\n"
+        "sys.argv = ['mql4grec', 'recommend', '--json', 'a']; commands.main()"
+    )
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, check=True)
+    assert json.loads(done.stdout.decode("utf-8"))["history"] == ["\xe9\u4e2d\u2028\x9b\ud800"]
+
+
 def start(*args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mql4grec", *args]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
