@@ -208,6 +208,8 @@ fn check_levels(what: &'static str, got: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -241,6 +243,53 @@ mod tests {
             (0, 0, 1)
         );
         Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn anything_is_a_table_in_a_space_or_an_error(
+            data in proptest::collection::vec(any::<u16>(), 0..40),
+            n_levels in 0_usize..11,
+            n_codes in proptest::collection::vec(0..=MAX_CODES + 1, 0..11),
+        ) {
+            let fits = (MIN_LEVELS..=MAX_LEVELS).contains(&n_levels);
+            let table = Codes::new(&data, n_levels);
+            prop_assert_eq!(table.is_ok(), fits && data.len().is_multiple_of(n_levels));
+            let space = CodeSpace::new(&n_codes);
+            let counts = n_codes.iter().all(|k| (1..=MAX_CODES).contains(k));
+            let levels = (MIN_LEVELS..=MAX_LEVELS).contains(&n_codes.len());
+            prop_assert_eq!(space.is_ok(), levels && counts);
+            if let (Ok(table), Ok(space)) = (table, space) {
+                let below = |row: &[u16]| row.iter().zip(&n_codes).all(|(&c, &k)| usize::from(c) < k);
+                let inside = data.chunks(n_levels).all(below) && n_levels == n_codes.len();
+                prop_assert_eq!(space.check(table).is_ok(), inside);
+            }
+        }
+
+        #[test]
+        fn words_come_back_and_sort_as_their_codes_do(
+            n_codes in proptest::collection::vec(1..=MAX_CODES, MIN_LEVELS..=MAX_LEVELS),
+            drawn in proptest::collection::vec(any::<u16>(), 2 * MAX_LEVELS),
+        ) {
+            let space = CodeSpace::new(&n_codes)?;
+            let row = |drawn: &[u16]| -> Vec<u16> {
+                let codes = drawn.iter().zip(&n_codes);
+                codes.map(|(&code, &k)| (usize::from(code) % k) as u16).collect()
+            };
+            let (one, other) = (row(&drawn), row(&drawn[MAX_LEVELS..]));
+            let words = [&one, &other].map(|codes| space.first_word(codes));
+            prop_assert_eq!(words[0].cmp(&words[1]), one.cmp(&other));
+            for (word, codes) in words.into_iter().zip([&one, &other]) {
+                let back = space.codes(word);
+                prop_assert_eq!(&back[..n_codes.len()], &codes[..]);
+                for depth in 0..=n_codes.len() {
+                    let first = space.first_word(&codes[..depth]);
+                    prop_assert!(first <= word && word <= space.last_word(first, depth));
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::threads::{in_threads, run_in_threads, useful_threads};
 
 /// Rows of a part: 32 KiB of words, what the fastest cache holds.
 const ROWS_PER_PART: usize = 1 << 12;
+/// The most bytes per row that finding those takes which share their codes: the same, the groups,
+/// and the rows in these.
+const SHARING_BYTES: usize = 72;
 /// More parts than this fall out of the caches while rows are spread over them.
 const MAX_PART_BITS: u32 = 11;
 /// The most bytes that sorting takes per row: a word of 128 bits and the row.
@@ -135,6 +138,7 @@ pub(crate) fn sharing(
     n_threads: usize,
     interrupt: &Interrupt,
 ) -> Result<Sorted> {
+    memory::expect(codes.n_rows(), SHARING_BYTES)?;
     let Some(packing) = Packing::of(codes, space) else {
         let Sorted::Wide(all) = Sorted::new(codes, space, n_threads, interrupt)? else {
             return Ok(Sorted::Wide(Vec::new()));
@@ -142,7 +146,6 @@ pub(crate) fn sharing(
         let groups = all.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1);
         return Ok(Sorted::Wide(groups.flatten().copied().collect()));
     };
-    memory::expect(codes.n_rows(), SORTING_BYTES)?;
     let n_threads = useful_threads(n_threads, codes.n_rows());
     let suspects = Suspects::new(codes, n_threads, interrupt)?;
     let work = shares_of(codes, n_threads);

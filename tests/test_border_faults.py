@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mql4grec._core import CodeTrie, resolve_collisions, resolve_collisions_from_latents
+from mql4grec._core import (
+    CodeTrie,
+    count_prefixes,
+    find_collisions,
+    resolve_collisions,
+    resolve_collisions_from_latents,
+)
 from test_trie_files import sealed
 from trie_cases import TRIE, codes, ints, same
 
@@ -62,6 +68,10 @@ def many(number: int, dtype: Any, *shape: int) -> Any:
         lambda: TRIE.restrict(many(0, np.int64, 2**40)),
         lambda: TRIE.restrict(many(1, np.bool_, 2**40)),
         lambda: CodeTrie(many(0, np.uint16, 2**27, 2), [2, 3]),
+        lambda: CodeTrie(many(0, np.uint16, 2**25, 2), [2, 3]),
+        lambda: find_collisions(many(0, np.uint16, 2**25, 2)),
+        lambda: count_prefixes(many(0, np.uint16, 2**25, 2)),
+        lambda: find_collisions(many(0, np.uint16, 2**40, 2)),
     ],
 )
 def test_answers_beyond_the_memory_are_refused(call: Any) -> None:

@@ -8,7 +8,6 @@ use super::{node_id, CodeTrie};
 use crate::codes::{CodeSpace, Codes, MAX_LEVELS};
 use crate::error::{Error, Result};
 use crate::interrupt::{Interrupt, NEVER};
-use crate::memory;
 use crate::sorting::Sorted;
 use crate::threads::{in_threads, useful_threads};
 
@@ -17,9 +16,6 @@ const SHARES_PER_THREAD: usize = 4;
 
 /// The most rows of a share, after each of which the work may be asked to end.
 const MOST_ROWS: usize = 1 << 21;
-
-/// The most bytes that sorting takes per row: a word of 128 bits and the row.
-const SORTING_BYTES: usize = 32;
 
 /// Sorted rows, read by place: the packed codes, and the row's number.
 struct Entries<'a, W, R> {
@@ -75,7 +71,6 @@ impl CodeTrie {
     ) -> Result<Self> {
         node_id(codes.n_rows())?;
         check(codes, &space, n_threads)?;
-        memory::expect(codes.n_rows(), SORTING_BYTES)?;
         match Sorted::new(codes, &space, n_threads, interrupt)? {
             Sorted::Narrow { entries, row_bits } => {
                 let rows = (1 << row_bits) - 1;

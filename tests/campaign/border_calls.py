@@ -86,12 +86,13 @@ def _name(function: Any) -> str:
 
 
 ROUNDS: tuple[tuple[int, Callable[[Calls, random.Random], None]], ...] = (
-    (400, border_resolver.small),
-    (400, border_trie.small),
-    (150, border_files.damaged),
+    (1000, border_resolver.small),
+    (1500, border_trie.small),
+    (400, border_files.damaged),
     (4, border_resolver.raced),
     (4, border_trie.raced),
     (1, border_resolver.heavy),
+    (1, border_resolver.ties),
     (1, border_trie.heavy),
 )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from campaign.border_calls import Calls
 
 HEADER = 192
-N_DAMAGED = 20
+N_DAMAGED = 40
 NUMBERS = (0, 1, 2, 3, 8, 9, 255, 2**16, 2**16 + 1, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1)
 
 

@@ -128,7 +128,11 @@ LAYOUTS: tuple[Callable[[Array], Array], ...] = (
 
 def hostile(rng: random.Random, array: Array) -> Any:
     """Draw something that is not, or not quite, the array that is wanted."""
-    if array.ndim == 0 or array.nbytes > 2**20 or array.dtype.kind not in "biuf":
+    if (
+        not 1 <= array.ndim <= 3
+        or max(array.nbytes, *array.shape) > 2**20
+        or array.dtype.kind not in "biuf"
+    ):
         return rng.choice(OTHER_OBJECTS)  # it is distorted already
     return rng.choice(DISTORTIONS)(rng, array)
 

@@ -33,7 +33,7 @@ from mql4grec._core import (
 if TYPE_CHECKING:
     from campaign.border_calls import Calls
 
-N_VALID, N_HOSTILE = 6, 40
+N_VALID, N_HOSTILE = 12, 80
 COMPARED = 0.25
 """The share of resolved tables that the slow twin, some hundred times slower, resolves too."""
 
@@ -138,10 +138,11 @@ def _hostile_call(calls: Calls, rng: random.Random, case: Case) -> None:
     """Call with one argument or more replaced by something else."""
     if rng.random() < 0.3:
         ask = rng.choice((find_collisions, count_prefixes))
-        threads = hostile_number(rng) if rng.random() < 0.2 else None
+        threads = hostile_number(rng) if rng.random() < 0.2 else _some(rng)
         calls(ask, hostile(rng, case.codes), n_threads=threads)
         return
-    settings: dict[str, Any] = rng.choice(POLICIES) | {"keys": case.keys, "frozen": case.frozen}
+    settings: dict[str, Any] = rng.choice(POLICIES) | {"n_threads": _some(rng)}
+    settings |= {"keys": case.keys, "frozen": case.frozen}
     if rng.random() < 0.3:
         rows = np.array(sorted(rng.sample(range(len(case.codes)), rng.randint(0, len(case.codes)))))
         settings["rows"] = rows.astype(np.int64)

@@ -24,8 +24,8 @@ from mql4grec._core import CodeTrie
 if TYPE_CHECKING:
     from campaign.border_calls import Calls
 
-N_VALID, N_HOSTILE = 50, 30
-THREADS = (None, 1, 2, 3, 64)
+N_VALID, N_HOSTILE = 120, 80
+THREADS = (None, 1, 1, 1, 1, 2, 3, 64)  # none asks the system, which takes longer than the call
 
 
 class Known:
