@@ -170,6 +170,7 @@ def test_counts_tell_what_was_read_and_kept(shop: Shop) -> None:
         "items": 3,
         "items_without_text": 0,
         "items_without_picture": 3,
+        "pictures_outside": 0,
     }
 
 

@@ -245,7 +245,7 @@ def test_our_own_files_read_as_the_authors() -> None:
         image_column="image",
     )
     Path("out").rename("shop")
-    assert_same(run(format="authors", root=Path()), first)
+    assert_same(run(format="authors", root=Path(), images_outside=True), first)
 
 
 AUTHORS_FAULTS = [

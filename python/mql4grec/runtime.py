@@ -112,6 +112,11 @@ class Journal:
                 else:
                     self._console.print(message, markup=False, highlight=False)
 
+    def say(self, message: str) -> None:
+        """Print a line for the user, if there is a console."""
+        if self._console is not None:
+            self._console.print(message, markup=False, highlight=False)
+
     def _write_scalars(self, event: str, step: int, values: dict[str, Any]) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter

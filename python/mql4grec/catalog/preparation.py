@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mql4grec.artifacts import write_json
 from mql4grec.catalog.faults import Fault, clean_events, clean_items, settle
 from mql4grec.catalog.filtering import MIN_EVENTS, draw_items, hide, in_time_order, k_core, number
 from mql4grec.catalog.layout import save
+from mql4grec.catalog.pictures import Fence, root_of
 from mql4grec.catalog.readers import read_source
 from mql4grec.catalog.records import Catalog, Histories
 from mql4grec.catalog.source import Source
@@ -72,13 +74,18 @@ def prepare(
     kept = _kept_items(items, events, all_stay=source.complete or settings.k_core == 0)
     if settings.cold_items:
         events, counts["cold"] = _hide_cold(events, source, settings, seed=seed)
-    catalog, descriptions = _build(
-        dataset.name, events, kept, source=source, folder=folder, journal=journal
-    )
+    images, n_outside = _images(kept, source=source, folder=folder, outside=dataset.images_outside)
+    catalog, descriptions = _build(dataset.name, events, kept, images=images, journal=journal)
     save(catalog, descriptions=descriptions, folder=folder)
     counts["items"] = catalog.n_items
     counts["items_without_text"] = catalog.texts.count("")
     counts["items_without_picture"] = catalog.images.count(None)
+    counts["pictures_outside"] = n_outside
+    if n_outside:
+        journal.say(
+            f"{dataset.name}: {n_outside:,} pictures lie outside the shop's folder and are left "
+            "out; `images_outside: true` of the data set opens them"
+        )
     write_json(folder / "counts.json", counts)
     journal.log("catalog.prepared", dataset=dataset.name, **counts)
     return catalog
@@ -145,8 +152,7 @@ def _build(
     events: pl.DataFrame,
     items: pl.DataFrame,
     *,
-    source: Source,
-    folder: Path,
+    images: Sequence[Path | None],
     journal: Journal,
 ) -> tuple[Catalog, list[str]]:
     """Number users and items; give the catalog and the descriptions (N)."""
@@ -160,7 +166,7 @@ def _build(
         user_ids=tuple(user_ids),
         titles=tuple(titles),
         texts=tuple(join_texts(pair) for pair in zip(titles, descriptions, strict=True)),
-        images=tuple(_images(items, source=source, folder=folder)),
+        images=tuple(images),
         histories=Histories(
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(users))]),
             items=number(events["item"], items["key"])[order].astype(np.int32),
@@ -182,20 +188,33 @@ def _texts(items: pl.DataFrame, *, name: str, journal: Journal) -> tuple[list[st
     return titles, descriptions
 
 
-def _images(items: pl.DataFrame, *, source: Source, folder: Path) -> list[Path | None]:
-    """Name every item's picture, inside `folder` relative to it, else absolute (N)."""
+def _images(
+    items: pl.DataFrame, *, source: Source, folder: Path, outside: bool
+) -> tuple[list[Path | None], int]:
+    """Name every item's picture, inside `folder` relative to it, else absolute (N).
+
+    Also counts those that lead out of the shop's folder, and are none.
+    """
+    pattern_root = root_of(source.image_pattern or "")
+    fences = {root: Fence(root) for root in (source.image_folder, pattern_root)}
+    n_outside = 0
     given = items["image"].to_list() if "image" in items.columns else [None] * len(items)
     paths: list[Path | None] = []
     for item_id, value in zip(items["item_id"], given, strict=True):
         if value and not value.startswith(("http://", "https://")):  # nothing is downloaded
-            path = source.image_folder / value
+            path, root = source.image_folder / value, source.image_folder
         elif source.image_pattern is not None:
             path = Path(source.image_pattern.replace("{item_id}", item_id))
+            root = pattern_root
         else:
             paths.append(None)
             continue
+        if not outside and not fences[root].encloses(path):
+            n_outside += 1
+            paths.append(None)
+            continue
         paths.append(path if path.is_relative_to(folder) else path.absolute())
-    return paths
+    return paths, n_outside
 
 
 def _sizes(events: pl.DataFrame) -> dict[str, int]:

@@ -67,6 +67,7 @@ class DatasetSettings(Record):
     title_column: str | None = "title"
     description_columns: tuple[str, ...] = ("description",)
     image_column: str | None = None  # path of each item's picture, relative to the table
+    images_outside: bool = False  # open pictures outside the folder of table, root or pattern too
     modalities: tuple[Modality, ...] = Field(default=MODALITIES, min_length=1)  # that it has
     text_index: Path | None = None  # given semantic IDs instead of a translator's
     image_index: Path | None = None

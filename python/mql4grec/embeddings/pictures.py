@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 from torch.utils.data import DataLoader
 
+# Never PostScript, for which PIL starts another program, nor formats that no shop has.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 LONGEST_RATIO = 100  # of the sides; resizing a thinner picture by its short side fills the memory
 
 
@@ -49,9 +51,9 @@ class Pictures:
         path = self.paths[row]
         if path is None:
             return row, None, "no picture given"
-        if not path.is_file():
-            return row, None, f"no such file: {path}"
         try:
+            if not path.is_file():
+                return row, None, f"no such file: {path}"
             picture = open_picture(path)
         except Exception as err:  # decoders raise anything on broken bytes; the reason is reported
             return row, None, f"cannot be read: {path}: {type(err).__name__}: {err}"
@@ -62,7 +64,7 @@ def open_picture(path: Path) -> Image.Image:
     """Read a whole picture file as RGB, upright, on white where it is transparent.
 
     Args:
-        path: A file of any format that PIL knows; of several frames the first is taken.
+        path: A file of one of `FORMATS`; of several frames the first is taken.
 
     Raises:
         OSError: If the file is no picture or is cut short; other errors of PIL's decoders likewise.
@@ -77,7 +79,9 @@ def open_picture(path: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as file:
+        Image.init()
+        built = [name for name in FORMATS if name in Image.OPEN]
+        with Image.open(path, formats=built) as file:
             file.load()
             picture = _as_rgb(ImageOps.exif_transpose(file))
     if max(picture.size) > LONGEST_RATIO * min(picture.size):

@@ -82,7 +82,10 @@ def _plan_items(settings: Settings) -> Iterator[Stage]:
     covers: Any
     for shop in shops:
         files = [_identity(path) for path in _files(shop)]
-        covers = (shop.model_dump(mode="json"), rules, files, settings.seed_of_data)
+        own = shop.model_dump(mode="json")
+        if not shop.images_outside:
+            del own["images_outside"]  # runs of earlier versions stay as they are
+        covers = (own, rules, files, settings.seed_of_data)
         if settings.catalog.cold_items:
             covers = (*covers, settings.catalog.cold_items)
         yield Stage("prepare", shop.name, f"catalog/{shop.name}", covers, (), prepare(shop))
