@@ -1,7 +1,7 @@
 # Every target does its own set-up: the environment .venv, all dependencies, the release build of the
 # Rust extension. A second call does not set up again.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-python test-rust lint format bench bench-torch bench-gpu fuzz clean
+.PHONY: help setup run test test-python test-rust lint format bench bench-torch bench-gpu fuzz kill clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -76,6 +76,10 @@ CASES ?= 20000
 fuzz: setup ## Call the Rust border at random, with hostile arguments and damaged files
 	PROPTEST_CASES=$(CASES) cargo test --release --locked
 	cd tests && ../$(BIN)/python -m campaign.border --calls $(CALLS)
+
+KILLS ?= 1000
+kill: setup ## Kill runs at any moment, go on with them, compare every byte
+	$(BIN)/python tests/campaign/kill.py --kills $(KILLS)
 
 clean: ## Remove the environment and all build results (not runs/)
 	rm -rf .venv target .mypy_cache .pytest_cache .ruff_cache
