@@ -63,7 +63,7 @@ recommender:
              micro_batch_size: 256, teacher_share: 0, select_by: loss}}
 decoding: {{n_beams: 5}}
 evaluation: {{n_bootstrap: 10}}
-sasrec: {{enabled: true}}
+sasrec: {{epochs: 1}}
 report: {{n_users: 2}}
 runtime: {{n_workers: 0, device: cpu}}
 """
