@@ -1,7 +1,7 @@
 # Every target does its own set-up: the environment .venv, all dependencies, the release build of the
 # Rust extension. A second call does not set up again.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-python test-rust lint format bench bench-torch bench-gpu fuzz kill clean
+.PHONY: help setup run test test-python test-rust lint format bench bench-torch bench-gpu fuzz kill soak clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -70,16 +70,21 @@ bench-gpu: ## Run every GPU bench and check; writes benches/results/
 	$(PYTHON) benches/decoding.py --users 17112 --rival-users 1024 --batches 256 1024 --repeat 2 --out benches/results
 	$(PYTHON) -m pytest tests/test_gpu.py -p no:cacheprovider -q
 
-# CALLS calls of the Rust border (10,000,000 take some 20 minutes), CASES cases of each property in Rust.
+# CALLS calls of the Rust border, CASES cases of each property in Rust, MINUTES of damaged files.
 CALLS ?= 1000000
 CASES ?= 20000
+MINUTES ?= 30
 fuzz: setup ## Call the Rust border at random, with hostile arguments and damaged files
 	PROPTEST_CASES=$(CASES) cargo test --release --locked
 	cd tests && ../$(BIN)/python -m campaign.border --calls $(CALLS)
+	$(BIN)/python tests/campaign/files.py --minutes $(MINUTES)
 
 KILLS ?= 1000
 kill: setup ## Kill runs at any moment, go on with them, compare every byte
 	$(BIN)/python tests/campaign/kill.py --kills $(KILLS)
+
+soak: setup ## Take a large synthetic shop through every stage, with time and memory
+	$(BIN)/python tests/campaign/soak.py
 
 clean: ## Remove the environment and all build results (not runs/)
 	rm -rf .venv target .mypy_cache .pytest_cache .ruff_cache

@@ -333,8 +333,8 @@ MALFORMED = {
     "cut off": (
         "t.csv.gz",
         gzip.compress(b"u,i\n1,2\n")[:-4],
-        "`t.csv.gz`: expected a readable file, got Compressed file ended before the "
-        "end-of-stream marker was reached",
+        "`t.csv.gz`: expected a readable file, got one whose compressed data are cut short; "
+        "write or fetch it again",
     ),
     "no JSON": (
         "t.jsonl",

@@ -23,9 +23,9 @@ def short(value: object) -> str:
         return "a number of thousands of digits"
 
 
-def short_text(value: str) -> str:
+def short_text(value: str, *, limit: int = 80) -> str:
     """Spell a string for a message without quotes, escaped, cut where it is long."""
-    return plain(value if len(value) <= 80 else f"{value[:77]}...")
+    return plain(value if len(value) <= limit else f"{value[: limit - 3]}...")
 
 
 def plain(value: str) -> str:

@@ -24,7 +24,7 @@ from mql4grec.catalog.records import Catalog, Histories
 from mql4grec.catalog.source import Source
 from mql4grec.catalog.tables import Column
 from mql4grec.catalog.text import join_texts
-from mql4grec.errors import DataError
+from mql4grec.errors import DataError, short
 
 MADE_BY = "prepare"
 
@@ -178,13 +178,15 @@ def _read_histories(path: Path) -> tuple[list[int], NDArray[np.int64], NDArray[n
     for user, history in found.items():
         if not isinstance(history, list):
             raise DataError(
-                f"`{path}`, user {user!r}: expected a list of item rows, got {history!r}"
+                f"`{path}`, user {short(user)}: expected a list of item rows, got "
+                f"{short(history)}; correct it"
             )
         if not all(type(item) is int and 0 <= item < 2**31 for item in history):
             bad = next(i for i in history if type(i) is not int or not 0 <= i < 2**31)
+            place = history.index(bad) + 1
             raise DataError(
-                f"`{path}`, user {user!r}, event {history.index(bad) + 1}: expected the row of an "
-                f"item, a whole number from 0, got {bad!r}; correct it"
+                f"`{path}`, user {short(user)}, event {place}: expected the row of an item, a "
+                f"whole number from 0, got {short(bad)}; correct it"
             )
     lengths = np.fromiter((len(history) for history in found.values()), np.int64, len(found))
     rows = np.fromiter(itertools.chain.from_iterable(found.values()), np.int64, lengths.sum())
@@ -196,7 +198,7 @@ def _read_items(path: Path) -> dict[int, dict[str, Any]]:
     for key, record in records.items():
         if not isinstance(record, dict):
             raise DataError(
-                f"`{path}`, item {key!r}: expected an object, got {record!r}; correct it"
+                f"`{path}`, item {short(key)}: expected an object, got {short(record)}; correct it"
             )
     return {_row(path, "item", key): record for key, record in records.items()}
 
@@ -204,10 +206,23 @@ def _read_items(path: Path) -> dict[int, dict[str, Any]]:
 def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"`{path}`: no such file; check the path, it is relative to {Path.cwd()}")
+    twice: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs) and not twice:
+            names = [name for name, _ in pairs]
+            twice.append(next(name for name in found if names.count(name) > 1))
+        return found
+
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), object_pairs_hook=once)
+    except RecursionError as err:
+        raise DataError(f"`{path}`: expected JSON, got one nested too deep; correct it") from err
     except ValueError as err:
         raise DataError(f"`{path}`: expected JSON, got {err}; correct the file") from err
+    if twice:
+        raise DataError(f"`{path}`: expected every key once, got {short(twice[0])} twice; drop one")
     if not isinstance(value, dict):
         raise DataError(f"`{path}`: expected one JSON object, got {type(value).__name__}")
     return value
@@ -216,7 +231,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _row(path: Path, what: str, key: str) -> int:
     if not (key.isascii() and key.isdigit()):
         raise DataError(
-            f"`{path}`, {what} {key!r}: expected a row, a whole number from 0, as the key; "
+            f"`{path}`, {what} {short(key)}: expected a row, a whole number from 0, as the key; "
             "put the names into `.item2id` and `.user2id`"
         )
     return int(key)

@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from mql4grec.artifacts import vet_parquet
-from mql4grec.errors import DataError
+from mql4grec.catalog.files import is_packed
+from mql4grec.errors import DataError, short, short_text
 
 SUFFIXES = {
     ".csv": "csv",
@@ -131,6 +132,7 @@ def _read_fast(path: Path, kind: Kind, names: set[str]) -> pl.DataFrame:
         return pl.read_parquet(path, columns=[n for n in column_names(path) if n in names])
     if path.stat().st_size == 0:
         return pl.DataFrame()
+    is_packed(path)  # refuses what polars would unpack without a bound
     if kind == "lines":
         return pl.read_ndjson(path, schema=dict.fromkeys(sorted(names), pl.String))
     # All columns are read: with a part of them polars would not notice lines that are too long.
@@ -149,7 +151,9 @@ def _read_slowly(path: Path, kind: Kind, names: set[str]) -> pl.DataFrame:
         rows = _rows(path, kind)
         _, header = next(rows, (0, []))
         if len(set(header)) < len(header):
-            raise DataError(f"`{path}`: expected different column names, got {header}; rename some")
+            raise DataError(
+                f"`{path}`: expected different column names, got {short(header)}; rename some"
+            )
         records = []
         for line, row in rows:
             if row and len(row) != len(header):
@@ -160,7 +164,9 @@ def _read_slowly(path: Path, kind: Kind, names: set[str]) -> pl.DataFrame:
             records.append([field or None for field in row] or [None] * len(header))
         return pl.DataFrame(records, schema=dict.fromkeys(header, pl.String), orient="row")
     except (OSError, EOFError, zlib.error) as err:
-        raise DataError(f"`{path}`: expected a readable file, got {_first_line(err)}") from err
+        raise DataError(
+            f"`{path}`: expected a readable file, got {_first_line(err)}; write or fetch it again"
+        ) from err
 
 
 def _read_lines(path: Path, names: set[str]) -> pl.DataFrame:
@@ -216,16 +222,14 @@ def _decoded(path: Path, file: Iterable[bytes]) -> Iterator[str]:
 
 
 def _open(path: Path) -> gzip.GzipFile | BufferedReader:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"  # some ".gz" files have been unpacked on the way
-    return gzip.open(path) if packed else path.open("rb")
+    return gzip.open(path) if is_packed(path) else path.open("rb")
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
     """Read one JSON object, or a Python dict as in the Amazon files of 2014; None if it is not."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(line.decode().strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -235,7 +239,8 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 def _as_text(value: object) -> str | None:
     if isinstance(value, str):
-        return re.sub(r"[\ud800-\udfff]", "\ufffd", value)  # polars holds UTF-8 only
+        # polars holds UTF-8 only; ids that differ in halves of pairs stay different
+        return re.sub(r"[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", value)
     return None if value is None else json.dumps(value)
 
 
@@ -243,7 +248,8 @@ def _no_column(path: Path, column: Column, names: list[str]) -> DataError:
     lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(column.name.lower(), lower, n=1, cutoff=0.5)
     advice = f", the nearest is {lower[near[0]]!r}" if near else ""
-    have = ", ".join(repr(name) for name in names) or "none"
+    have = ", ".join(map(short, names[:50])) or "none"
+    have += f", and {len(names) - 50} more" if len(names) > 50 else ""
     return DataError(
         f"`{path}`: expected a column {column.name!r}, got the columns {have}; "
         f"set `{column.setting}`{advice}"
@@ -251,4 +257,4 @@ def _no_column(path: Path, column: Column, names: list[str]) -> DataError:
 
 
 def _first_line(err: Exception) -> str:
-    return str(err).splitlines()[0] if str(err) else type(err).__name__
+    return short_text(str(err).splitlines()[0], limit=200) if str(err) else type(err).__name__

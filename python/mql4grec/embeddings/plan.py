@@ -80,7 +80,10 @@ def _fingerprint(catalog: Catalog, chosen: Chosen, *, modality: Modality, runtim
 
 def _file_state(path: Path | None) -> list[Any]:
     """Tell a file, or a folder's files, from changed ones without reading them."""
-    if path is None or not path.exists():
-        return [str(path)]
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    try:
+        if path is None or not path.exists():
+            return [str(path)]
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError as err:  # such as a name that is too long
+        return [str(path), str(err.errno)]
