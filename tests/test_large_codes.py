@@ -26,7 +26,7 @@ from large_catalogs import (
     write_npy,
     write_shards,
 )
-from mql4grec import codes, embeddings, translator
+from mql4grec import artifacts, codes, embeddings, translator
 from mql4grec.cli import app
 from mql4grec.config import CodesSettings
 from mql4grec.embeddings import Embeddings
@@ -295,6 +295,17 @@ from mql4grec.translator import translation
 translation.BLOCKS_PER_NOTE = 1
 cli.main()
 """
+
+
+def test_a_call_killed_at_its_first_file_goes_on(tmp_path: Path) -> None:
+    """The campaign of kills found it: a stamp and a lock were taken for somebody else's files."""
+    save_network(tmp_path / "network", make_network())
+    source = write_npy(tmp_path / "shop.npy", make_vectors(30))
+    artifacts.open_stage(tmp_path / "out", "killed")
+    (tmp_path / "out" / ".mql4grec.lock").write_text("")
+    (tmp_path / "out" / ".mql4grec.7.source.json").write_text("{")
+    assert generate(tmp_path, source)
+    assert not list((tmp_path / "out").glob(".mql4grec*"))
 
 
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:

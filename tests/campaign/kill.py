@@ -142,7 +142,7 @@ def _timeless(path: Path) -> bytes:
         stamp = json.loads(content)
         stamp["files"] = {
             name: told
-            for name, told in stamp["files"].items()
+            for name, told in stamp.get("files", {}).items()
             if Path(name).name not in {*TIMES, *LEFT_OUT}
         }
         return json.dumps({**stamp, "seconds": 0}).encode()

@@ -13,7 +13,7 @@ touches no file that it did not make.
 from mql4grec.artifacts.arrays import load_array, load_arrays, new_array
 from mql4grec.artifacts.files import (
     atomic_path,
-    is_empty,
+    names_in,
     reading,
     remove,
     remove_halves,
@@ -43,9 +43,9 @@ __all__ = [
     "close_stage",
     "copy_stage",
     "fingerprint",
-    "is_empty",
     "load_array",
     "load_arrays",
+    "names_in",
     "new_array",
     "open_stage",
     "read_json",

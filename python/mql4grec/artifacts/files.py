@@ -92,11 +92,12 @@ def is_temporary(path: Path) -> bool:
     return TEMPORARY.fullmatch(path.name) is not None
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether a folder is missing, or has no files but those of locks and of unfinished calls."""
+def names_in(folder: Path) -> set[str]:
+    """Name what is in a folder, if it is there, but for locks and what calls have not finished."""
     if not folder.exists():
-        return True
-    return all(is_temporary(path) or path.name == LOCK for path in folder.iterdir())
+        return set()
+    paths = (path for path in folder.iterdir() if not is_temporary(path))
+    return {path.name for path in paths} - {LOCK}
 
 
 def write_text(path: Path, text: str) -> None:

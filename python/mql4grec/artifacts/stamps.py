@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mql4grec.artifacts.files import (
-    is_empty,
+    names_in,
     reading,
     remove,
     remove_halves,
@@ -175,7 +175,7 @@ def require_own(folder: Path) -> None:
         raise ArtifactError(
             f"`{folder}`: expected a folder or nothing, got a file; choose another `run_dir`"
         )
-    if read_stamp(folder) is None and not is_empty(folder):
+    if read_stamp(folder) is None and names_in(folder):
         raise ArtifactError(
             f"`{folder}`: expected an empty folder or one that a run made, got files without a "
             f"`{STAMP}`; choose another `run_dir`"

@@ -189,9 +189,7 @@ def _require_own(folder: Path) -> None:
                 f"`{folder}`: expected a folder, got a file; choose another `--out`"
             )
         return
-    if artifacts.is_empty(folder):
-        return
-    names = {path.name for path in folder.iterdir()} - {artifacts.STAMP}
+    names = artifacts.names_in(folder) - {artifacts.STAMP}
     if names and not ({SOURCE} <= names and (folder / artifacts.STAMP).exists()):
         raise ArtifactError(
             f"`{folder}`: expected an empty folder or one that `generate-codes --embeddings` made, "
