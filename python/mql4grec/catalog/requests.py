@@ -183,7 +183,7 @@ def _parts(path: Path) -> Iterator[pl.DataFrame]:
     import polars as pl
 
     if not path.is_file():
-        raise DataError(f"`{path}`: expected a Parquet file, got no such file; check the path")
+        raise DataError(f"`{path}`: expected a Parquet file, got No such file; check the path")
     vet_parquet([path])
     try:
         table = pl.scan_parquet(path, glob=False)
