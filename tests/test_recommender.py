@@ -185,9 +185,12 @@ def test_an_interruption_loses_only_what_follows_the_last_checkpoint(tmp_path: P
 
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     first = training.train(tmp_path)
+    left = tmp_path / "checkpoint.safetensors"  # as by a kill at the very end
+    left.write_bytes(b"")
     before = (tmp_path / "history.json").read_bytes()
     journal = training.Recorder()
     again = training.train(tmp_path, journal=journal)
+    assert not left.exists()
     assert journal.events == []
     assert (tmp_path / "history.json").read_bytes() == before
     for name, tensor in training.weights(first).items():

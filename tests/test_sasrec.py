@@ -305,9 +305,12 @@ def test_an_interrupted_training_ends_like_an_undisturbed_one(
 
 def test_a_finished_training_is_opened(tmp_path: Path) -> None:
     first = train(tmp_path)
+    left = tmp_path / "checkpoint.safetensors"  # as by a kill at the very end
+    left.write_bytes(b"")
     journal = Recorder()
     assert_same(first, train(tmp_path, journal=journal))
     assert journal.events == []
+    assert not left.exists()
 
 
 def test_training_leaves_torchs_generator_alone(tmp_path: Path) -> None:

@@ -184,11 +184,14 @@ def test_interrupted_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_finished_training_is_read_again(tmp_path: Path) -> None:
     first = translator.train([make_shop()], SMALL, folder=tmp_path, runtime=RUNTIME)
+    left = tmp_path / "checkpoint.safetensors"  # as by a kill at the very end
+    left.write_bytes(b"")
     journal = Told()
     again = translator.train(
         [make_shop()], SMALL, folder=tmp_path, runtime=RUNTIME, journal=journal
     )
     assert journal.lines == []
+    assert not left.exists()
     assert same_weights(again, first)
 
 

@@ -117,6 +117,8 @@ def train(
         with _out_of_memory_told(loop):
             _run_epochs(loop, ndcg)
         processes.wait_for_everyone()
+    if processes.is_main_process:  # also what a call that was killed here has left
+        (folder / checkpoint.NAME).unlink(missing_ok=True)
     models.set_weights(loop.model, models.weights(models.load(folder)))
     loop.model.eval()
     return loop.model
@@ -209,7 +211,6 @@ def _run_epochs(loop: Loop, ndcg: Callable[[Model], float] | None) -> None:
             _keep(loop, position)
     if loop.processes.is_main_process:
         _write_history(loop, position, finished=True)
-        (loop.folder / checkpoint.NAME).unlink(missing_ok=True)
 
 
 def _is_over(position: Position, settings: TrainingSettings) -> bool:

@@ -119,6 +119,7 @@ def train(
         found = artifacts.read_json(history, made_by="evaluate")
         checkpoint.check_mark(history, found=found["mark"], mark=loop.mark)
         if found["finished"]:
+            (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)  # of a call killed at its end
             return load(folder, runtime=runtime)
     cuda = [runtime.torch_device] if runtime.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda):

@@ -78,6 +78,8 @@ def train(
     finished = state.is_finished(folder, origin)
     processes.wait()  # all have seen the folder before it changes
     if finished:
+        if processes.is_main:
+            drop_checkpoint(folder)  # of a call that was killed at its end
         return load(folder).to(processes.device)
     network = build_network(settings, in_dim=table.width, seed=runtime.seed).to(processes.device)
     if settings.codebooks == "average":
