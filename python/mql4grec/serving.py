@@ -21,7 +21,7 @@ from mql4grec import evaluation, pipeline
 from mql4grec.catalog import Catalog, Histories, Request
 from mql4grec.config import FaultPolicy, Modality, Settings
 from mql4grec.decoding import Filters, Rankings
-from mql4grec.errors import DataError
+from mql4grec.errors import DataError, short
 from mql4grec.report import Recommendation
 from mql4grec.runtime import SILENT, Journal
 from mql4grec.stages.combining import MADE, way_of
@@ -227,7 +227,8 @@ def _answers(plan: Plan, histories: Iterable[Request | Sequence[str]]) -> Iterat
 def _request(given: Request | Sequence[str]) -> Request:
     if isinstance(given, str):  # whose letters would pass for ids
         raise TypeError(
-            f"`histories`: expected lists of item ids, got {given!r}; put one history in a list"
+            f"`histories`: expected lists of item ids, got {short(given)}; put one history in a "
+            "list"
         )
     return given if isinstance(given, Request) else Request(history=tuple(given))
 

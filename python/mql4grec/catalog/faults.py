@@ -15,7 +15,7 @@ import polars as pl
 
 from mql4grec.catalog.source import Source
 from mql4grec.config import CatalogSettings
-from mql4grec.errors import DataError
+from mql4grec.errors import DataError, short
 
 # ISO 8601; a zone is optional, without one a time is taken as UTC.
 _TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
@@ -152,14 +152,15 @@ def settle(
     n_bad = int(bad.sum())
     if n_bad and policy == "error":
         first = frame.filter(bad).row(0, named=True)
-        place = f"`{file}`, {where.format(**first)}"
+        spelt = {n: v if isinstance(v, int) else short(v) for n, v in first.items()}
+        place = f"`{file}`, {where.format(**spelt)}"
         if columns and fault.column and fault.column in columns:
             place += f", column `{columns[fault.column]}`"
         shown = tuple(first[c] for c in ("user", "item", "time") if c in first)
         got = first[fault.column] if fault.column else shown
         more = f" (and {n_bad - 1} more)" if n_bad > 1 else ""
         raise DataError(
-            f"{place}: expected {fault.expected}, got {got!r}{more}; "
+            f"{place}: expected {fault.expected}, got {short(got)}{more}; "
             f'correct it or set `catalog.{fault.setting}` to "drop"'
         )
     return (frame.filter(~bad) if n_bad else frame), n_bad

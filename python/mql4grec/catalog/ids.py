@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mql4grec.artifacts import atomic_path
-from mql4grec.errors import DataError
+from mql4grec.errors import DataError, short
+
+LONGEST_ROW = 18  # digits; Python refuses to read thousands of them
+
+
+def is_row(text: str) -> bool:
+    """Whether a text is a row: a whole number from 0, not longer than any row can be."""
+    return text.isascii() and text.isdigit() and len(text) <= LONGEST_ROW
 
 
 def read_ids(path: Path) -> list[str]:
@@ -24,10 +31,10 @@ def read_ids(path: Path) -> list[str]:
         if not line:
             continue
         name, _, row = line.rstrip("\r").rpartition("\t")
-        if not name or not (row.isascii() and row.isdigit()) or int(row) in names:
+        if not name or not is_row(row) or int(row) in names:
             raise DataError(
                 f"`{path}`, line {number}: expected a name, a tab and a row of its own, "
-                f"got {line!r}; correct the line"
+                f"got {short(line)}; correct the line"
             )
         names[int(row)] = name
     found = [names[row] for row in sorted(names)]
@@ -38,7 +45,7 @@ def read_ids(path: Path) -> list[str]:
         )
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
-        raise DataError(f"`{path}`: expected different names, got {twice!r} twice; rename one")
+        raise DataError(f"`{path}`: expected different names, got {short(twice)} twice; rename one")
     return found
 
 
@@ -51,7 +58,8 @@ def write_ids(path: Path, names: Sequence[str]) -> None:
     bad = next((name for name in names if "\t" in name or "\n" in name), None)
     if bad is not None:
         raise DataError(
-            f"`{path.name}`: expected names without tabs and line breaks, got {bad!r}; rename it"
+            f"`{path.name}`: expected names without tabs and line breaks, got "
+            f"{short(bad)}; rename it"
         )
     with atomic_path(path) as temporary:
         lines = (f"{name}\t{row}\n" for row, name in enumerate(names))

@@ -19,14 +19,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mql4grec.artifacts import require, write_json
-from mql4grec.catalog.ids import read_ids, write_ids
+from mql4grec.catalog.ids import is_row, read_ids, write_ids
 from mql4grec.catalog.records import Catalog, Histories
 from mql4grec.catalog.source import Source
-from mql4grec.catalog.tables import Column
+from mql4grec.catalog.tables import Column, as_text
 from mql4grec.catalog.text import join_texts
 from mql4grec.errors import DataError, short
 
 MADE_BY = "prepare"
+MOST_UNNAMED = 10_000_000  # items without `.item2id`: one row of 2^31 would name as many
 
 
 def load(folder: Path, name: str) -> Catalog:
@@ -108,7 +109,7 @@ def read_authors(
     if item2id.exists():
         item_ids = read_ids(item2id)
     else:
-        item_ids = [str(row) for row in range(max(records, default=rows.max(initial=-1)) + 1)]
+        item_ids = _row_names(inter, max(records, default=int(rows.max(initial=-1))) + 1)
     if records and max(records) >= len(item_ids):
         raise DataError(
             f"`{item}`: expected rows below {len(item_ids)} as in `{item2id}`, "
@@ -125,11 +126,20 @@ def read_authors(
         items=_item_table(item_ids, records, columns, file=item),
         events_file=inter,
         items_file=item if records else item2id,
-        where="user {user!r}, event {row}",
+        where="user {user}, event {row}",
         image_folder=folder,
         image_pattern=image_pattern,
         complete=True,
     )
+
+
+def _row_names(inter: Path, n_items: int) -> list[str]:
+    if n_items > MOST_UNNAMED:
+        raise DataError(
+            f"`{inter}`: expected at most {MOST_UNNAMED:,} items without an `.item2id`, got row "
+            f"{n_items - 1}; correct the row or add the file"
+        )
+    return [str(row) for row in range(n_items)]
 
 
 def _name_users(users: list[int], user2id: Path) -> list[str]:
@@ -159,16 +169,12 @@ def _item_table(
     }
     for to, column in columns.items():
         if any(column.name in record for record in records.values()):
-            table[to] = [_as_text(records.get(row, {}).get(column.name)) for row in rows]
+            table[to] = [as_text(records.get(row, {}).get(column.name)) for row in rows]
         elif column.required:
             raise DataError(
                 f"`{file}`: expected items with {column.name!r}, got none; set `{column.setting}`"
             )
     return pl.DataFrame(table)
-
-
-def _as_text(value: object) -> str | None:
-    return value if isinstance(value, str | None) else json.dumps(value)
 
 
 def _read_histories(path: Path) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
@@ -229,7 +235,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _row(path: Path, what: str, key: str) -> int:
-    if not (key.isascii() and key.isdigit()):
+    if not is_row(key):
         raise DataError(
             f"`{path}`, {what} {short(key)}: expected a row, a whole number from 0, as the key; "
             "put the names into `.item2id` and `.user2id`"

@@ -21,8 +21,8 @@ class Fence:
     def encloses(self, path: Path) -> bool:
         """Whether a path, which may have no file, leads to a place below the folder."""
         try:
-            folder, name = os.path.split(os.path.abspath(path))  # takes `..` out, as text
-            if ".." in path.parts:  # the file system may see it otherwise, behind a link
+            folder, name = os.path.split(path)
+            if name in ("", ".."):
                 folder, name = os.path.split(os.path.realpath(path))
             if folder not in self._real:
                 self._real[folder] = os.path.realpath(folder)

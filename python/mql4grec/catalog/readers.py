@@ -180,6 +180,11 @@ def _image_pattern(dataset: DatasetSettings) -> str | None:
             f"`images` of data set {dataset.name!r}: expected a path that contains '{{item_id}}', "
             f"got {dataset.images!r}; put it where the file names differ"
         )
+    if "\0" in (dataset.images or ""):
+        raise ConfigError(
+            f"`images` of data set {dataset.name!r}: expected a path, got {dataset.images!r}; "
+            "take the character NUL out"
+        )
     return dataset.images
 
 

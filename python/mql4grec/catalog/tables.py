@@ -183,7 +183,7 @@ def _read_lines(path: Path, names: set[str]) -> pl.DataFrame:
                     "correct or delete the line"
                 )
             for name, values in records.items():
-                values.append(_as_text(record.get(name)))
+                values.append(as_text(record.get(name)))
     return pl.DataFrame(records, schema=dict.fromkeys(records, pl.String))
 
 
@@ -237,7 +237,8 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _as_text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
+    """Make a cell of a table of what JSON holds: text as it is, all else as JSON."""
     if isinstance(value, str):
         # polars holds UTF-8 only; ids that differ in halves of pairs stay different
         return re.sub(r"[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", value)

@@ -24,7 +24,7 @@ _KNOWN_TAG = re.compile(
 # Only entities that end in a semicolon: without it "&reg" in an address would turn into a sign.
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{2,32});")
 # Half of a surrogate pair cannot be written as UTF-8; the others show nothing.
-_INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\u200b\ufeff\ud800-\udfff]")
+_INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\ufeff\ud800-\udfff]")
 _PAGE_TIMER = "(new Date()).getTime()"  # what Amazon's crawl of 2018 took for some titles
 _LITERAL = re.compile(r"\[\s*(?:['\"].*)?\]|\{\s*(?:['\"].*)?\}", re.S)
 _LIST_OF_TEXTS = re.compile(r"\[\s*['\"].*['\"]\s*,?\s*\]", re.S)
