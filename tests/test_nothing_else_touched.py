@@ -73,8 +73,9 @@ def world(tmp_path: Path) -> Path:
 def call(world: Path, command: str, run_dir: Path) -> subprocess.CompletedProcess[str]:
     options = tiny.as_options(tiny.overrides(run_dir, *FAST))
     paths = [str(world / "spy"), *(path for path in sys.path if path)]
+    theirs = ("XDG_", "TORCHINDUCTOR_")  # the second is set by torch, in whoever has compiled
     env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(theirs)},
         "HOME": str(world / "home"),
         "TMPDIR": str(world / "tmp"),
         "PYTHONPATH": os.pathsep.join(paths),
